@@ -1,0 +1,1 @@
+"""Find and segment defects on industrial surfaces."""

@@ -1,0 +1,93 @@
+"""A dataset as a list of records: which files there are, before any of them is opened."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from anomaly_lab.errors import DataError
+
+GOOD = "good"  # the `defect` of a normal image
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+DATA_VARIABLE = "ANOMALY_LAB_DATA"  # the folder that holds the datasets' own folders
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image of a dataset.
+
+    `path` and `mask` are posix paths below the dataset's root, so that a split does not depend on
+    where the data lies. Records of one `group` show the same physical part and stay on one side
+    of every split; an empty group is a part of its own.
+    """
+
+    path: str
+    defect: str = GOOD
+    mask: str | None = None
+    group: str = ""
+    part: str | None = None  # "train" or "test", where the publisher divides the dataset
+    painted: str | None = None  # the kind of defect to paint onto a copy of the image
+
+    @property
+    def label(self) -> int:
+        """1 if the image is defective, 0 if it is normal."""
+        return int(self.defect != GOOD)
+
+    @property
+    def part_of(self) -> str:
+        """The physical part that the image shows."""
+        return self.group or self.path
+
+
+class DefectDataset(ABC):
+    """A dataset's folder layout. A subclass declares how to scan it, and little else."""
+
+    name: ClassVar[str]
+    folder: ClassVar[str]  # its folder's name below $ANOMALY_LAB_DATA
+    how_to_get: ClassVar[str]  # one or two sentences for whoever does not have it
+    licence: ClassVar[str]
+
+    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+        self._given_root = root
+
+    @property
+    def root(self) -> Path:
+        """The dataset's own folder: the one given, or the one found below $ANOMALY_LAB_DATA.
+
+        Raises:
+            DataError: if there is none; the text says how to get the data.
+        """
+        parent = os.environ.get(DATA_VARIABLE)
+        if self._given_root is not None:
+            root, origin = Path(self._given_root).expanduser(), "dataset.root"
+        elif parent and self.folder:
+            root, origin = Path(parent).expanduser() / self.folder, f"${DATA_VARIABLE}"
+        else:
+            raise DataError(
+                f"{self.name}: no folder given. Set dataset.root=DIR, or {DATA_VARIABLE} to the folder that "
+                f"holds {self.folder or 'your datasets'}. {self.how_to_get}"
+            )
+        if not root.is_dir():
+            raise DataError(f"{self.name}: {root} (from {origin}) is not a folder. {self.how_to_get}")
+        return root
+
+    @abstractmethod
+    def scan(self) -> list[Record]:
+        """All records, sorted by path; opens no image.
+
+        Raises:
+            DataError: if the folder is missing, or holds none of what the layout promises.
+        """
+
+
+def image_files(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
+    """The image files of a folder, sorted; hidden ones (`.x`, `._x`) and other files are left out."""
+    paths: Iterable[Path] = folder.rglob("*") if recursive else folder.iterdir()
+    for path in sorted(paths):
+        below = path.relative_to(folder).parts
+        if path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in below) and path.is_file():
+            yield path
