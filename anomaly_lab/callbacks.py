@@ -1,0 +1,80 @@
+"""What happens around a training: its curves, its random numbers, and an end when the loss is no number."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from anomaly_lab.errors import TrainingError
+from anomaly_lab.runs import write_text
+
+
+class History(Callback):
+    """The epochs' losses and seconds, as a CSV file; kept in the checkpoint, so a resumed run has them all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        self._started = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in finished training epochs."""
+        return sum(row["seconds"] for row in self.rows)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add a row, or stop; checkpoints are written after this, so the last good one stays.
+
+        Raises:
+            TrainingError: if the epoch's mean loss is not finite.
+        """
+        losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        epoch = trainer.current_epoch + 1
+        if not math.isfinite(losses["loss"]):
+            kept = "the checkpoint of the epoch before is kept" if self.rows else "there is no checkpoint yet"
+            raise TrainingError(
+                f"The loss became {losses['loss']} in epoch {epoch} of {trainer.max_epochs}; {kept}. Try a lower "
+                f"model.optimizer.lr, or model.reduction=mean where the method has it."
+            )
+        self.rows.append({"epoch": epoch, "seconds": time.perf_counter() - self._started, **losses})
+        if trainer.is_global_zero:
+            write_text(self.path, self._csv())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far, plain values only."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the rows of an interrupted run."""
+        self.rows = list(state_dict["rows"])
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self.rows for name in row)))
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
+        return text.getvalue()
+
+
+class SeedEachBatch(Callback):
+    """Seed torch by (seed, epoch, batch, rank), so that a resumed training draws what an undisturbed one does."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed the batch."""
+        key = (self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

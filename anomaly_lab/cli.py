@@ -1,0 +1,62 @@
+"""The command line: `anomaly-lab <verb> [overrides]`. What is heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from anomaly_lab.errors import LabError
+
+VERBS = {
+    "train": "train a method on a dataset, or sweep over options with -m",
+    "evaluate": "score a finished run again",
+    "doctor": "say what this machine can do, and which datasets it finds",
+}
+
+_HELP = """\
+anomaly-lab VERB [key=value ...]
+
+{verbs}
+
+Start here (trains on a generated dataset, no download):
+  anomaly-lab train
+Your own pictures (a folder of normal images is enough):
+  anomaly-lab train dataset=folder dataset.root=DIR
+A sweep, and the options it can vary:
+  anomaly-lab train -m model.latent_dim=16,32 seed=0,1
+  anomaly-lab train --cfg job
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit status: 0 done, 1 a job failed, 2 a mistake in the command."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if verb in ("-h", "--help", "help") or rest[:1] in (["-h"], ["--help"]):
+        verbs = "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
+        print(_HELP.format(verbs=verbs))
+        return 0
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(f"anomaly-lab {version('anomaly_lab')}")
+        return 0
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        print(f"error: there is no verb {verb!r}.{hint} Known: {', '.join(VERBS)}.", file=sys.stderr)
+        return 2
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("anomaly_lab").setLevel(logging.INFO)
+    try:
+        status: int = importlib.import_module(f"anomaly_lab.{verb}").main(rest)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from the last finished epoch.", file=sys.stderr)
+        return 130
+    return status

@@ -1,0 +1,182 @@
+"""The way from `conf/` and the command line to a checked, resolved configuration, and its hash."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from anomaly_lab.errors import ConfigError
+
+Config = dict[str, Any]
+T = TypeVar("T")
+
+# Whose classes a config may name. A stranger's config.yaml is data: it must not choose what code runs.
+ALLOWED = ("anomaly_lab", "torch.optim")
+
+# What never changes a number: where things lie, what shows or stores them, and on which device they run.
+# The split's options are left out because the split itself, as a SHA of its lists, is in.
+_NOT_HASHED = {
+    "dataset": {
+        *("root", "num_workers", "protocol", "split", "split_seed", "train_count", "val_count"),
+        *("test_normal_count", "val_fraction", "test_fraction", "tuning"),
+    },
+    "trainer": {"accelerator", "devices", "strategy", "estimate"},
+}
+
+
+def conf_dir() -> Path:
+    """The folder of the shipped YAML files: inside an installed wheel, beside the package in a checkout."""
+    package = Path(__file__).parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint such as ` Did you mean 'dpae'?`, or nothing when no known name is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def compose(verb: str, overrides: Sequence[str]) -> Config:
+    """The resolved configuration of `conf/<verb>.yaml` under the overrides, as plain containers.
+
+    Raises:
+        ConfigError: for an unknown option or choice (with the nearest known one) or a missing value.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        try:
+            parsed = OverridesParser.create().parse_overrides(list(overrides))
+            return resolve(hydra_compose(verb, list(overrides)))
+        except MissingConfigException as error:
+            group, _, name = str(error.missing_cfg_file or "").rpartition("/")
+            options = [str(option) for option in error.options or []]
+            raise ConfigError(
+                f"There is no {group}={name}.{nearest(name, options)} Known: {', '.join(options)}."
+            ) from None
+        except ConfigCompositionException as error:
+            cause = error.__cause__
+            if not isinstance(cause, ConfigAttributeError | ConfigKeyError):
+                raise ConfigError(str(cause or error).splitlines()[0]) from None
+            wrong = str(cause.full_key)
+            kept = [text for text, override in zip(overrides, parsed, strict=True) if override.key_or_group != wrong]
+            known = _dotted(OmegaConf.to_container(hydra_compose(verb, kept), resolve=False))
+            raise ConfigError(f"There is no option {wrong!r}.{nearest(wrong, known)}") from None
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def check(verb: str, arguments: Sequence[str]) -> Config:
+    """Compose once for each value of a sweep, so that an unknown name stops it before the first job.
+
+    Only the names are looked at: a value that does not work fails its own job later. Returns the
+    configuration of the first values.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    texts = [text for text in arguments if not text.startswith("-")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(texts)
+    except HydraException as error:
+        raise ConfigError(f"{str(error).splitlines()[0]} Options are written key=value.") from None
+    choices = [
+        [f"{text.partition('=')[0]}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [text]
+        for override, text in zip(overrides, texts, strict=True)
+    ]
+    ours = [i for i, override in enumerate(overrides) if not override.key_or_group.startswith("hydra")]
+    first = compose(verb, [choices[i][0] for i in ours])
+    for i in ours:
+        for value in choices[i][1:]:
+            compose(verb, [value if i == j else choices[j][0] for j in ours])
+    return first
+
+
+def resolve(config: Any) -> Config:
+    """Resolve interpolations into plain containers; a value left `???` is an error that names it."""
+    from omegaconf import OmegaConf
+
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        name = sorted(missing)[0]
+        raise ConfigError(f"{name} has no value: give {name}=... on the command line.")
+    plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def hash_basis(config: Config, split_sha256: str) -> Config:
+    """The part of a resolved configuration that determines the numbers; nulls are left out.
+
+    New options default to null, meaning the old behaviour, so that runs made before them are found.
+    """
+    basis = {
+        "split": split_sha256,
+        "model": config["model"],
+        "val_quantile": config["val_quantile"],
+        "checkpoint": config["checkpoint"],
+        **{part: {k: v for k, v in config[part].items() if k not in _NOT_HASHED[part]} for part in _NOT_HASHED},
+    }
+    return _without_nulls(basis)  # type: ignore[no-any-return]
+
+
+def hash_of(basis: Config) -> str:
+    """SHA-256 of the canonical JSON, 64 hex digits."""
+    return hashlib.sha256(json.dumps(basis, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def locate(target: str, kind: type[T], allow: Sequence[str] = ()) -> type[T]:
+    """The class a `_target_` names.
+
+    Raises:
+        ConfigError: if its package is not allowed, or it is not defined there, or is no `kind`. Packages of
+            your own are allowed by `allow=[package]` on the command line, never by a run's config.
+    """
+    packages = (*ALLOWED, *allow)
+    module_name, _, name = str(target).rpartition(".")
+    if not any(module_name == package or module_name.startswith(f"{package}.") for package in packages):
+        raise ConfigError(f"_target_={target!r} is outside of {', '.join(packages)}; allow=[PACKAGE] allows your own.")
+    try:
+        found = getattr(importlib.import_module(module_name), name, None)
+    except ImportError as error:
+        raise ConfigError(f"_target_={target!r} cannot be imported: {error}") from None
+    # a name that a module merely imported, such as `os.system` by way of ours, is refused too
+    defined_there = isinstance(found, type) and any(
+        found.__module__ == package or found.__module__.startswith(f"{package}.") for package in packages
+    )
+    if not defined_there or not issubclass(found, kind):  # type: ignore[arg-type]
+        raise ConfigError(f"_target_={target!r} is no {kind.__name__}.")
+    return found  # type: ignore[return-value]
+
+
+def as_partial(node: Mapping[str, Any], kind: type[T], allow: Sequence[str] = ()) -> partial[T]:
+    """A config node with a `_target_` as a partial of that class."""
+    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    return partial(locate(node["_target_"], kind, allow), **arguments)
+
+
+def _dotted(tree: Any, prefix: str = "") -> list[str]:
+    if not isinstance(tree, dict):
+        return [prefix]
+    return [name for key, value in tree.items() for name in _dotted(value, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _without_nulls(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _without_nulls(value) for key, value in tree.items() if value is not None}
+    if isinstance(tree, list | tuple):
+        return [_without_nulls(value) for value in tree]
+    return tree

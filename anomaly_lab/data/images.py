@@ -1,0 +1,154 @@
+"""Opening image and mask files of any common kind, and saying plainly which file cannot be opened."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from anomaly_lab.errors import ConfigError, DataError
+from anomaly_lab.types import DEFECTIVE, NORMAL
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # told by the content, whatever the suffix says
+MASK_THRESHOLD = 128  # of 255; from here on a mask's pixel is defective
+DEEP_MAX = 65535  # the largest value of a 16-bit file
+BITS_PER_SAMPLE = 258  # the TIFF tag
+
+logger = logging.getLogger("anomaly_lab")
+
+
+class LowRangeWarning(UserWarning):
+    """A 16-bit image that is nearly black on the scale it is read by."""
+
+
+def read_image(path: Path, *, max_value: int | None = None) -> npt.NDArray[np.uint8]:
+    """Read an image file, upright, as 8-bit RGB (H, W, 3).
+
+    8-bit files keep their values; 16-bit ones are scaled from 0..`max_value` (65535 unless given) to
+    0..255. Grey becomes three equal channels, an alpha channel is dropped without compositing, a
+    palette is rendered, and of several frames the first is read.
+
+    Raises:
+        DataError: if the file is missing, empty, damaged, too large, floating-point, no image, or has
+            values above `max_value`.
+    """
+    values = _decode(path)
+    if values.dtype != np.uint8:
+        values = _to_8_bit(values, DEEP_MAX if max_value is None else max_value, path)
+    return values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
+
+
+def read_mask(path: Path, *, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Read a mask file, upright, as (H, W) with the values NORMAL and DEFECTIVE.
+
+    Pixels of 128 and more, in any colour channel, are defective; a file of only 0 and 1 is read as
+    such. A 16-bit file whose values pass 255 is brought to 8 bits first. `size` is the image's
+    (height, width).
+
+    Raises:
+        DataError: if the file cannot be read, or has another size than its image.
+    """
+    values = _decode(path)
+    if values.ndim == 3:
+        values = values.max(axis=2)
+    if values.shape != tuple(size):
+        (height, width), (image_height, image_width) = values.shape, size
+        raise DataError(
+            f"{path}: the mask is {width}x{height} pixels (width x height), its image {image_width}x{image_height}. "
+            "Export the mask at the image's size, or remove it to leave the image without a mask."
+        )
+    peak = int(values.max())
+    threshold = MASK_THRESHOLD
+    if peak == 1:
+        logger.info("%s: a mask of only 0 and 1, read as normal and defective", path)
+        threshold = 1
+    elif peak > 255:
+        threshold = MASK_THRESHOLD << 8
+    return np.where(values >= threshold, np.uint8(DEFECTIVE), np.uint8(NORMAL))
+
+
+def _decode(path: Path) -> npt.NDArray[Any]:
+    """The file's pixels as stored, upright: (H, W) or RGB (H, W, 3), of integers."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror}). Check the path and its permissions.") from error
+    if not data:
+        raise DataError(f"{path}: the file is empty. Copy it again from its source, or remove it.")
+    try:
+        return _pixels(data)
+    except UnidentifiedImageError:
+        raise DataError(
+            f"{path}: not an image of a known kind ({', '.join(FORMATS)}, with 8 or 16 bits a channel). "
+            "Remove it, or export it again as PNG."
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{path}: too large ({error}). Cut it into smaller images, or scale it down.") from error
+    except Exception as error:  # a damaged file drives decoders into errors of nearly every type
+        raise DataError(
+            f"{path}: cannot be decoded ({error}). Copy it again from its source, export it as PNG, or remove it."
+        ) from error
+
+
+def _pixels(data: bytes) -> npt.NDArray[Any]:
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    deep = _has_deep_colour(image, data)
+    image.load()  # complains of a truncated file, which cv2 may not
+    if deep:
+        return _deep_colour(data)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return np.asarray(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is not known; 8 or 16 bits are needed")
+    if image.mode in ("1", "L", "LA"):
+        return np.array(image.convert("L"))
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns of transparent entries
+    return np.array(image.convert("RGB"))
+
+
+def _has_deep_colour(image: Image.Image, data: bytes) -> bool:
+    """Whether it is 16-bit but not plain grey, of which Pillow would drop the low bytes."""
+    if image.mode.startswith(("I", "F")):
+        return False
+    if image.format == "PNG":
+        return data[24] == 16  # the header's bit depth
+    bits: tuple[int, ...] = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
+    return max(bits) > 8
+
+
+def _deep_colour(data: bytes) -> npt.NDArray[Any]:
+    import cv2
+
+    # imdecode, because imread of cv2 5.0 fails on rotated TIFFs; both turn the image as EXIF says
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if bgr is None or bgr.dtype != np.uint16:
+        raise ValueError("an unusual kind of image with more than 8 bits a channel")
+    return bgr[..., ::-1]
+
+
+def _to_8_bit(values: npt.NDArray[Any], max_value: int, path: Path) -> npt.NDArray[np.uint8]:
+    if max_value <= 0:
+        raise ConfigError(f"dataset.max_value={max_value}: the largest value of a pixel, such as 4095, is needed.")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > max_value:
+        raise DataError(
+            f"{path}: pixel values {low} to {high} are outside 0..{max_value}. Set dataset.max_value to the largest "
+            "value your camera gives (1023, 4095, 16383 or 65535)."
+        )
+    if high < 0.1 * max_value:
+        # the file is not named: one line for a folder of such images, not one for each
+        warnings.warn(
+            f"a 16-bit image stays below a tenth of its range 0..{max_value} and will look black. If your camera "
+            "gives 10, 12 or 14 bits, set dataset.max_value to 1023, 4095 or 16383.",
+            LowRangeWarning,
+            stacklevel=2,
+        )
+    return np.rint(values * np.float32(255 / max_value)).astype(np.uint8)

@@ -1,0 +1,190 @@
+"""Which records train, validate, tune and test: drawn by a seed, written to the run as split.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+from anomaly_lab.data.layouts import nearest
+from anomaly_lab.data.normal_only import PAINTED_KINDS as PAINTED_KINDS
+from anomaly_lab.data.normal_only import split_normal_only
+from anomaly_lab.data.records import Record
+from anomaly_lab.errors import ConfigError, DataError
+
+PROTOCOLS = {"normal_only": split_normal_only}
+SPLITS = ("by_group", "by_tile", "random")
+LISTS = ("train_normal", "unlabelled", "labelled", "val", "tune", "test")
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How records are drawn into lists.
+
+    Attributes:
+        protocol: which lists there are, and from what: `normal_only` (the DPAE paper).
+        split: `by_group` keeps a physical part on one side (`by_tile` means the same); `random` draws image by
+            image, as the papers do.
+        split_seed: of the draw, apart from the training seed.
+        train_count: normal training images; None means all that no other list takes.
+        val_count: held-out normal images, besides the training images.
+        test_normal_count: normal test images; None means the publisher's, or `test_fraction`.
+        val_fraction: where val_count is None, the share of the normal training images cut from them as held-out.
+        test_fraction: the share of the normal images to test, where neither publisher nor count says.
+        tuning: the share of the test groups, of each defect type, that goes to `tune`.
+    """
+
+    protocol: str = "normal_only"
+    split: str = "by_group"
+    split_seed: int = 0
+    train_count: int | None = None
+    val_count: int | None = None
+    test_normal_count: int | None = None
+    val_fraction: float = 0.0
+    test_fraction: float = 0.2
+    tuning: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, known in (("protocol", tuple(PROTOCOLS)), ("split", SPLITS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ConfigError(f"dataset.{name}={value!r} is unknown: {nearest(value, known)}")
+        for name in ("split_seed", "train_count", "val_count", "test_normal_count"):
+            value = getattr(self, name)
+            lowest = 1 if name == "train_count" else 0
+            if value is None and name != "split_seed":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+                raise ConfigError(f"dataset.{name}={value!r} has to be a whole number of at least {lowest}.")
+        for name in ("val_fraction", "test_fraction", "tuning"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+                raise ConfigError(f"dataset.{name}={value!r} has to be a number from 0 to below 1.")
+
+    @property
+    def keeps_parts(self) -> bool:
+        """Whether a physical part stays on one side."""
+        return self.split != "random"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Named lists of records: `train_normal`, `val`, `tune` and `test`, each sorted by path, some perhaps empty.
+
+    Attributes:
+        notes: sentences for a person, on what the split could not do or left out.
+    """
+
+    lists: dict[str, tuple[Record, ...]]
+    options: SplitOptions
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what the lists hold; empty lists, notes and options do not count."""
+        held = {name: records for name, records in self._lists_json().items() if records}
+        return hashlib.sha256(json.dumps(held, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for split.json."""
+        return {
+            "sha256": self.sha256,
+            "options": asdict(self.options),
+            "notes": list(self.notes),
+            "lists": self._lists_json(),
+        }
+
+    def _lists_json(self) -> dict[str, list[dict[str, str]]]:
+        defaults = asdict(Record(""))
+        return {
+            name: [{key: v for key, v in asdict(record).items() if v != defaults[key]} for record in records]
+            for name, records in self.lists.items()
+        }
+
+    @classmethod
+    def from_json(cls, value: object, source: str = "split.json") -> Split:
+        """A split read back, possibly from a stranger's file.
+
+        Raises:
+            DataError: if anything is malformed, points outside of the dataset's folder, overlaps, or does not
+                fit the hash.
+        """
+        parts = _checked(value, {"sha256": str, "options": dict, "notes": list, "lists": dict}, source)
+        try:
+            options = SplitOptions(**parts["options"])
+        except (ConfigError, TypeError) as error:
+            raise DataError(f"{source}: options that cannot work: {error}") from None
+        lists = {}
+        for name, records in parts["lists"].items():
+            if name not in LISTS or not isinstance(records, list):
+                raise DataError(f"{source}: {name!r} is no list of a split. Known: {', '.join(LISTS)}.")
+            lists[name] = tuple(_record(r, f"{source}: {name}[{i}]") for i, r in enumerate(records))
+        if not all(isinstance(note, str) for note in parts["notes"]):
+            raise DataError(f"{source}: notes have to be texts.")
+        split = cls(lists, options, tuple(parts["notes"]))
+        shared = overlap(lists, options.keeps_parts)
+        if shared:
+            raise DataError(f"{source}: {shared}.")
+        if split.sha256 != parts["sha256"]:
+            raise DataError(f"{source}: its lists do not fit its sha256; it was changed or damaged. Split again.")
+        return split
+
+
+def make_split(records: list[Record], options: SplitOptions) -> Split:
+    """Draw a dataset's records into lists; equal for equal records and options, in whatever order they come.
+
+    Raises:
+        ConfigError: if there are fewer images than an option asks for.
+        DataError: if there is no normal image, or the publisher's division is incomplete.
+    """
+    parts = {record.part for record in records}
+    if parts - {"train", "test"} and parts != {None}:
+        raise DataError(f"The records' parts have to be 'train' and 'test', for all or for none, not {parts}.")
+    lists, notes = PROTOCOLS[options.protocol](records, options)
+    shared = overlap(lists, options.keeps_parts)
+    if shared:
+        raise RuntimeError(f"{options.protocol} drew lists that overlap: {shared}")
+    ordered = {name: tuple(sorted(drawn, key=_order)) for name, drawn in lists.items()}
+    return Split(ordered, options, tuple(notes))
+
+
+def overlap(lists: Mapping[str, Iterable[Record]], keeps_parts: bool) -> str:
+    """What stands on two sides, in words: an image, or with `keeps_parts` a physical part; empty if nothing does."""
+    seen: dict[str, str] = {}
+    for name, records in lists.items():
+        for record in records:
+            key = record.part_of if keeps_parts else record.path
+            if seen.setdefault(key, name) != name:
+                return f"{key!r} is in {seen[key]} and in {name}"
+    return ""
+
+
+def _order(record: Record) -> tuple[bool, str]:
+    return record.painted is not None, record.path  # copies after the originals
+
+
+def _record(value: object, where: str) -> Record:
+    if not isinstance(value, dict) or "path" not in value:
+        raise DataError(f"{where}: a record has to be a mapping with a path.")
+    unknown = set(value) - {field.name for field in fields(Record)}
+    if unknown or not all(isinstance(text, str) for text in value.values()):
+        raise DataError(f"{where}: a record holds texts only, and no {sorted(map(str, unknown)) or 'other values'}.")
+    for path in (value["path"], value.get("mask", "x")):
+        if not path or "\0" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise DataError(f"{where}: {path!r} is no path below the dataset's folder.")
+    for field, known in (("part", ("train", "test")), ("painted", PAINTED_KINDS)):
+        if value.get(field, known[0]) not in known:
+            raise DataError(f"{where}: {field}={value[field]!r} is unknown: {nearest(value[field], known)}")
+    return Record(**value)
+
+
+def _checked(value: object, kinds: Mapping[str, type], source: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{source}: a split has to be a mapping of {', '.join(kinds)}.")
+    for name, kind in kinds.items():
+        if not isinstance(value.get(name), kind):
+            raise DataError(f"{source}: {name!r} is missing, or is no {kind.__name__}.")
+    return cast("dict[str, Any]", value)

@@ -1,0 +1,216 @@
+"""One training: from a planned dataset to a checkpoint, scores, metrics and figures in the run directory."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import resource
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from anomaly_lab.callbacks import History, SeedEachBatch
+from anomaly_lab.config import Config, as_partial, locate
+from anomaly_lab.data.datamodule import DefectDataModule
+from anomaly_lab.data.plan import DataPlan
+from anomaly_lab.errors import ConfigError, RunError
+from anomaly_lab.loggers import make_logger
+from anomaly_lab.models.base import AnomalyModel
+from anomaly_lab.runs import Run
+from anomaly_lab.score import score
+
+log = logging.getLogger("anomaly_lab")
+
+_NOT_ARGUMENTS = ("_target_", "name", "version", "protocol", "max_epochs", "batch_size", "optimizer", "scheduler")
+
+# Lightning's advice that does not apply: the cache makes loading cheap, short epochs are meant, and so on.
+_QUIET = (
+    "The '.*dataloader' does not have many workers",
+    "The number of training batches",
+    "Checkpoint directory .* exists and is not empty",
+    "GPU available but not used",
+    "`isinstance.treespec, LeafSpec.` is deprecated",
+    "Trying to infer the `batch_size`",
+)
+
+
+def fit(config: Config, plan: DataPlan, run: Run) -> dict[str, Any]:
+    """Train (or go on training) and score; returns `metrics`, `reasons` and `seconds` for metrics.json."""
+    quieten()
+    seed_everything(config["seed"], verbose=False)
+    model = build_model(config)
+    data = DefectDataModule(plan, config["seed"])
+    data.prepare(progress=True)
+    history = train(config, run, model, data)
+    started = time.perf_counter()
+    results = score(config, data, model, run.path, run.splits)
+    results["seconds"] |= {"train": history.seconds, "evaluate": time.perf_counter() - started}
+    return results
+
+
+def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule) -> History:
+    """Bring `model` to the checkpoint that counts, leaving only its weights on disk."""
+    history = History(run.path / "curves.csv")
+    last, best = run.checkpoints / "last.ckpt", run.checkpoints / "best.ckpt"
+    epochs = config["trainer"]["max_epochs"]
+    checkpoint = load_checkpoint(last) if last.exists() else None
+    if checkpoint is not None and "optimizer_states" not in checkpoint:
+        history.load_state_dict(checkpoint["history"])  # cut off after training, while it was scored
+    else:
+        wants_best = config["checkpoint"] == "best"
+        if wants_best and not data.plan.split.lists.get("val"):
+            raise ConfigError("checkpoint=best needs held-out images: set dataset.val_fraction or dataset.val_count.")
+        if config["trainer"]["estimate"]:
+            log.info("%s", estimate(config, model, data, epochs))
+        callbacks: list[Callback] = [SeedEachBatch(config["seed"]), history, RichProgressBar(leave=False)]
+        callbacks.append(ModelCheckpoint(run.checkpoints, "last", enable_version_counter=False))
+        if wants_best:
+            callbacks.append(_best_checkpoint(run.checkpoints))
+        with make_logger(config, run) as logger:
+            trainer = make_trainer(
+                config,
+                max_epochs=epochs,
+                callbacks=callbacks,
+                logger=logger,
+                limit_val_batches=None if wants_best else 0,
+                num_sanity_val_steps=0,
+                default_root_dir=run.path,
+            )
+            trainer.fit(model, datamodule=data, ckpt_path=last if checkpoint is not None else None, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        for path in (last, best):
+            if path.exists():
+                _keep_weights_only(path, history)
+    restore(model, load_checkpoint(best if config["checkpoint"] == "best" else last))
+    return history
+
+
+def build_model(config: Config) -> AnomalyModel:
+    """The method of a resolved configuration, with fresh weights.
+
+    Raises:
+        ConfigError: for an option that its class does not have, or a value that it refuses.
+    """
+    node, allow = config["model"], tuple(config["allow"])
+    if node["optimizer"] is None:
+        raise ConfigError("model.optimizer has to be an optimizer, such as {_target_: torch.optim.SGD, lr: 0.001}.")
+    model_class = locate(node["_target_"], AnomalyModel, allow)
+    arguments = {key: value for key, value in node.items() if key not in _NOT_ARGUMENTS}
+    schedule = node.get("scheduler")
+    try:
+        return model_class(
+            **arguments,
+            optimizer=as_partial(node["optimizer"], Optimizer, allow),
+            scheduler=as_partial(schedule, LRScheduler, allow) if schedule else None,
+        )
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(f"model={node['name']} does not take these options: {error}") from error
+
+
+def make_trainer(config: Config, **arguments: Any) -> Trainer:
+    """A Lightning trainer on the configured hardware; it pads no evaluation batch with repeats."""
+    hardware = {key: config["trainer"][key] for key in ("accelerator", "devices", "strategy", "precision")}
+    return Trainer(
+        **hardware, **arguments, use_distributed_sampler=False, enable_model_summary=False, log_every_n_steps=1
+    )
+
+
+def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs: int) -> str:
+    """Time three batches on a copy of the model; says how long the training will take and in what memory."""
+
+    class Clock(Callback):
+        times: list[float]
+
+        def on_train_start(self, *_: Any) -> None:
+            self.times = [time.perf_counter()]
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.times.append(time.perf_counter())
+
+    clock = Clock()
+    with torch.random.fork_rng():
+        trainer = make_trainer(
+            config,
+            max_epochs=1,
+            limit_train_batches=3,
+            limit_val_batches=0,
+            callbacks=[clock],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+        )
+        trainer.fit(copy.deepcopy(model), data.train_dataloader())
+    batches = len(data.train_dataloader())
+    if len(clock.times) < 3:
+        return f"Training: {epochs} epochs of {batches} batches."
+    minutes = (clock.times[-1] - clock.times[1]) / (len(clock.times) - 2) * batches * epochs / 60
+    if trainer.strategy.root_device.type == "cuda":
+        memory, where = torch.cuda.max_memory_allocated(), "GPU memory"
+    else:
+        memory, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "memory"
+    took = f"{minutes:.0f} min" if minutes >= 2 else f"{minutes * 60:.0f} s"
+    return f"Training: {epochs} epochs of {batches} batches, about {took} and {memory / 2**30:.1f} GiB of {where}."
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Tensors and plain values of a checkpoint; one that carries code is refused, not run.
+
+    Raises:
+        RunError: if the file is missing, truncated, or holds anything else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is missing: the run was not trained to its end. Run its `train` command again."
+        ) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        raise RunError(
+            f"{path} is damaged or holds more than tensors and plain values ({first}). Delete it and train again."
+        ) from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise RunError(f"{path} is no checkpoint: it has no state_dict.")
+    return content
+
+
+def restore(model: AnomalyModel, checkpoint: dict[str, Any]) -> None:
+    """Load the weights of a checkpoint.
+
+    Raises:
+        RunError: if they are those of another configuration.
+    """
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, TypeError) as error:
+        raise RunError(f"The checkpoint does not fit the run's configuration: {error}") from None
+
+
+def quieten() -> None:
+    """Silence what Lightning says at every start, and nothing else."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _best_checkpoint(folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(folder, "best", monitor="val_image_auroc", mode="max", enable_version_counter=False)
+
+
+def _keep_weights_only(path: Path, history: History) -> None:
+    """A finished run needs no optimizer; the file is replaced in one step."""
+    content = load_checkpoint(path)
+    slim = {"state_dict": content["state_dict"], "epoch": content["epoch"], "history": history.state_dict()}
+    temporary = path.with_suffix(".tmp")
+    torch.save(slim, temporary)
+    temporary.replace(path)

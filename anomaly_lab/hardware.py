@@ -1,0 +1,31 @@
+"""What this machine can do, told without importing torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver is loaded and not hidden by CUDA_VISIBLE_DEVICES."""
+    return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+
+
+def cpu_flags() -> frozenset[str]:
+    """The processor's feature flags as Linux lists them; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return frozenset(line.partition(":")[2].split())
+
+
+def has_fast_bf16() -> bool:
+    """Whether bf16 is faster than fp32 here: a GPU, or a CPU with AMX or AVX-512 BF16."""
+    return has_gpu() or bool({"amx_bf16", "avx512_bf16"} & cpu_flags())
+
+
+def resolve_precision(precision: str) -> str:
+    """`auto` as what this machine takes it for, so that the run's hash says what was computed."""
+    return ("bf16-mixed" if has_fast_bf16() else "32-true") if precision == "auto" else precision

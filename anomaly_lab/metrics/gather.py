@@ -1,0 +1,63 @@
+"""The stateful twin of the image metrics: collects scores over batches and ranks, each image once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+Gathered = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, npt.NDArray[np.float64]]]
+
+
+class ScoreGather(Metric):
+    """Scores of a whole split from any number of ranks, sorted by index.
+
+    An image that several ranks or batches saw, such as one that a sampler repeated to fill the last batch,
+    counts once.
+    """
+
+    full_state_update: bool | None = False
+
+    index: list[Tensor] | Tensor
+    label: list[Tensor] | Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self._states = {"index": torch.int64, "label": torch.int64} | {
+            f"score_{position}": torch.float32 for position in range(len(self.names))
+        }
+        for state in self._states:
+            self.add_state(state, [], dist_reduce_fx="cat")
+        self._start()
+
+    def _start(self) -> None:
+        # torchmetrics gathers a state without updates as float32, which an all_gather among int64 ones misreads
+        for state, dtype in self._states.items():
+            getattr(self, state).append(torch.empty(0, dtype=dtype, device=self.device))
+
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self._start()
+
+    def update(self, index: Tensor, label: Tensor, scores: dict[str, Tensor]) -> None:
+        """Add B images: their rows in the split (B,), labels (B,), and each named score, float32 (B,)."""
+        columns = [index, label, *(scores[name] for name in self.names)]
+        for (state, dtype), column in zip(self._states.items(), columns, strict=True):
+            getattr(self, state).append(column.detach().to(dtype))
+
+    def compute(self) -> Gathered:
+        """Index (N,), label (N,) and each named score (N,), sorted by index, without repeats."""
+        index, label, *scores = (dim_zero_cat(getattr(self, state)).cpu().numpy() for state in self._states)
+        index, first = np.unique(index, return_index=True)
+        return (
+            index,
+            label[first],
+            {name: column[first].astype(np.float64) for name, column in zip(self.names, scores, strict=True)},
+        )

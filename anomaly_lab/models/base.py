@@ -1,0 +1,112 @@
+"""What all methods share: input normalisation, optimizers from the config, and evaluation, written once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch import distributed as dist
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from anomaly_lab.metrics.gather import ScoreGather
+from anomaly_lab.types import Batch, Prediction
+
+InputNorm = Literal["none", "per_image"]
+Restore = Callable[[Tensor], Tensor]
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class AnomalyModel(LightningModule, ABC):
+    """A method that scores images; a subclass has its networks, its training step and `predict`.
+
+    Args:
+        optimizer: partial of an optimizer, called with the parameters.
+        scheduler: partial of a learning rate schedule, stepped once an epoch, or None.
+        input_norm: `per_image` brings each image to zero mean and unit variance before the network,
+            which takes exposure and contrast out of what is compared.
+    """
+
+    primary_score: ClassVar[str]  # the score that counts
+    score_names: ClassVar[tuple[str, ...]]
+    latent_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        *,
+        optimizer: Callable[[Iterable[Parameter]], Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        input_norm: InputNorm = "none",
+    ) -> None:
+        super().__init__()
+        self._optimizer, self._scheduler, self._input_norm = optimizer, scheduler, input_norm
+        self.gather = ScoreGather((*self.score_names, *self.latent_names))
+
+    @abstractmethod
+    def predict(self, image: Tensor) -> Prediction:
+        """Score images (B, 3, H, W) in [0, 1]; the module is in eval mode."""
+
+    def configure_optimizers(self) -> Any:
+        """The config's optimizer over all parameters, and its schedule."""
+        optimizer = self._optimizer(self.parameters())
+        return optimizer if self._scheduler is None else ([optimizer], [self._scheduler(optimizer)])
+
+    def normalise(self, image: Tensor) -> tuple[Tensor, Restore]:
+        """The network's input (B, 3, H, W), and the way back to the scale of the image."""
+        if self._input_norm == "none":
+            return image, lambda x: x
+        mean = image.mean((1, 2, 3), keepdim=True)
+        std = image.std((1, 2, 3), keepdim=True).clamp_min(1e-3)  # a blank image stays blank
+        return (image - mean) / std, lambda x: x * std + mean
+
+    def log_losses(self, loss: Tensor, terms: Mapping[str, Tensor], batch_size: int) -> None:
+        """Show the loss, and keep the epoch's mean of it and of its terms for the curves."""
+        self.log("loss", loss.detach(), prog_bar=True, on_step=False, on_epoch=True, batch_size=batch_size)
+        for name, term in terms.items():
+            self.log(f"loss_{name}", term.detach(), on_step=False, on_epoch=True, batch_size=batch_size)
+
+    def global_mean(self, values: Tensor) -> Tensor:
+        """The mean over dimension 0 of (B, ...) and over all ranks."""
+        total = torch.cat([values.sum(0).flatten(), values.new_tensor([len(values)])])
+        if world_size() > 1:
+            dist.all_reduce(total)
+        return (total[:-1] / total[-1]).view_as(values[0])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Gather the scores of one batch."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Gather the scores of one batch."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how well painted defects are told from the held-out normal images."""
+        from sklearn.metrics import roc_auc_score
+
+        _, label, columns = self.gathered()
+        auroc = roc_auc_score(label, columns[self.primary_score]) if len(np.unique(label)) == 2 else float("nan")
+        self.log("val_image_auroc", float(auroc), prog_bar=True)
+
+    def gathered(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, npt.NDArray[np.float64]]]:
+        """Index, label and the named columns of all images evaluated since the last call, sorted by index."""
+        gathered = self.gather.compute()
+        self.gather.reset()
+        return gathered
+
+    def _evaluate(self, batch: Batch) -> None:
+        prediction = self.predict(batch["image"])
+        columns = {name: prediction.scores[name] for name in self.score_names}
+        columns |= {name: prediction.latents[name] for name in self.latent_names}
+        self.gather.update(batch["index"], batch["label"], columns)

@@ -1,0 +1,249 @@
+"""The tables of the terminal: one run's result, and the jobs of a sweep. 80 columns are enough for both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+MISSING = "—"
+CHANCE = 0.5
+TRUST = "threshold_trust"  # among the reasons: a warning about a value that is there
+NAMES_LISTED = 3  # metrics named beside a reason that they share
+RATES = {"precision": "precision", "sensitivity": "sensitivity", "specificity": "specificity", "f1": "F1"}
+THRESHOLDS = {  # the suffix of the metric names -> what the column is called, and what it takes
+    "": "val_quantile\n(to deploy)",
+    "_defect_ratio": "defect_ratio\n(needs labels)",
+    "_oracle": "oracle\n(best F1)",
+}
+OTHER_SETS = {"val_image_auroc": "AUROC on val (painted)", "tune_image_auroc": "AUROC on tune"}
+FLOORS = {"floor_knn_auroc": "thumbnail", "floor_pca_auroc": "PCA"}
+FLOOR_TEXTS = {"floor_knn_auroc": "nearest thumbnail", "floor_pca_auroc": "PCA residual"}
+
+
+def number(value: float | None) -> str:
+    """A value with three decimals; a dash for one that could not be computed."""
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def interval(value: float | None, bounds: Sequence[float] | None) -> str:
+    """A value with its confidence interval, such as `0.642 [0.59, 0.69]`."""
+    return " ".join(_parts(value, bounds))
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit that fits: `42 s`, `35 min`, `2.3 h`."""
+    if seconds is None:
+        return MISSING
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def auroc_remark(value: float | None, metrics: Mapping[str, Any]) -> str:
+    """What has to be said beside a whole test set's AUROC: below chance, and below which floors."""
+    floors = [text for name, text in FLOORS.items() if _below(value, metrics.get(name))]
+    below = ["chance"] if _below(value, CHANCE) else []
+    if len(floors) == len(FLOORS):
+        below.append("both floors")
+    elif floors:
+        below.append(f"the {floors[0]} floor")
+    return f"! below {' and '.join(below)}" if below else ""
+
+
+def result_table(metrics: Mapping[str, Any], reasons: Mapping[str, str], title: str = "") -> RenderableType:
+    """The short result of a run: ranking quality, the three thresholds, each defect type, and what is missing why.
+
+    `metrics` and `reasons` are those of metrics.json. A metric that is null is a dash, with its reason below.
+    """
+    parts: list[RenderableType] = []
+    if title:
+        parts += [Text(title, style="bold"), Text()]
+    parts += [_ranking(metrics), Text(), _at_thresholds(metrics)]
+    if metrics.get("per_defect"):
+        parts += [Text(), _per_defect(metrics["per_defect"])]
+    if trust := reasons.get(TRUST):
+        parts += [Text(), Text(f"! {trust}", style="bold")]
+    if missing := {name: reason for name, reason in reasons.items() if name != TRUST}:
+        parts += [Text(), *_reasons(missing)]
+    return Group(*parts)
+
+
+def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per job of a multirun; below it, why the failed ones failed.
+
+    A row has `overrides` (list of str), `status`, `run` (its directory, or None), for a failed job `cause`, of which
+    the first line is shown, and `metrics` and `seconds` as in metrics.json, if it came so far. Overrides that all
+    jobs share, and the folder that holds all runs, are named once, below the table.
+    """
+    shared = _shared_overrides(rows)
+    parent = _common_folder(rows)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, caption_justify="left")
+    table.add_column("job", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for heading in ("AUROC\n[95% CI]", "floor\n(1-NN)", "F1", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("run", overflow="fold")
+    notes = ["F1 is the one at val_quantile"]
+    is_any_below = False
+    for row in rows:
+        metrics = row.get("metrics") or {}
+        own = [_printable(text) for text in row["overrides"] if text not in shared]
+        run, failed = _below_folder(row.get("run"), parent), row["status"] == "failed"
+        auroc, floor = metrics.get("image_auroc"), metrics.get("floor_knn_auroc")
+        is_any_below |= _below(auroc, floor)
+        table.add_row(
+            Text("\n".join(own) or MISSING),
+            Text(row["status"], style="bold red" if failed else ""),
+            Text(("! " if _below(auroc, floor) else "") + "\n".join(_parts(auroc, metrics.get("image_auroc_ci")))),
+            Text(number(floor)),
+            Text(number(metrics.get("image_f1"))),
+            Text(duration(sum(row["seconds"].values()) if row.get("seconds") else None)),
+            Text(run),
+        )
+        if failed:
+            notes.append(f"failed: {' '.join(own) or run}: {_first_line(row.get('cause'))}")
+    if is_any_below:
+        notes.insert(1, "! below the thumbnail floor (1-NN)")
+    if shared:
+        notes.append(f"all jobs: {' '.join(shared)}")
+    if parent:
+        notes.append(f"runs below {parent}")
+    table.caption = Text(_printable("\n".join(notes)), style="not italic")
+    return table
+
+
+def _ranking(metrics: Mapping[str, Any]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold", style="bold")
+    auroc = metrics.get("image_auroc")
+    table.add_row(
+        Text("AUROC", style="bold"),
+        Text(interval(auroc, metrics.get("image_auroc_ci")), style="bold"),
+        Text(auroc_remark(auroc, metrics)),
+    )
+    for name, value in metrics.items():
+        if name.startswith("image_auroc_") and name != "image_auroc_ci":
+            score = name.removeprefix("image_auroc_")
+            table.add_row(Text(f"  score {score}"), Text(number(value)), Text(auroc_remark(value, metrics)))
+    for name, text in FLOOR_TEXTS.items():
+        if name in metrics:
+            table.add_row(Text(f"  floor: {text}"), Text(number(metrics[name])), Text())
+    table.add_row(Text("average precision"), Text(number(metrics.get("image_ap"))), Text())
+    for name, text in OTHER_SETS.items():
+        if metrics.get(name) is not None:
+            table.add_row(Text(text), Text(number(metrics[name])), Text(auroc_remark(metrics[name], {})))
+    return table
+
+
+def _at_thresholds(metrics: Mapping[str, Any]) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
+    table.add_column("threshold", no_wrap=True)
+    for heading in THRESHOLDS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    floor = metrics.get("floor_all_f1")
+    for rate, text in RATES.items():
+        values = [metrics.get(f"image_{rate}{suffix}") for suffix in THRESHOLDS]
+        marks = ["! " if rate == "f1" and _below(value, floor) else "" for value in values]
+        table.add_row(Text(text), *(Text(mark + number(value)) for mark, value in zip(marks, values, strict=True)))
+    parts: list[RenderableType] = [table]
+    if metrics.get("threshold") is not None:
+        parts.append(Text(f"val_quantile calls an image defective when its score is above {_threshold(metrics)}"))
+    if floor is not None:
+        f1 = [metrics.get(f"image_f1{suffix}") for suffix in THRESHOLDS]
+        mark = "! below the floor: " if any(_below(value, floor) for value in f1) else "floor: "
+        parts.append(Text(f"{mark}calling every image defective has F1 {floor:.3f}"))
+    return Group(*parts)
+
+
+def _per_defect(per_defect: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
+    table.add_column("defect", overflow="fold")
+    table.add_column("images", justify="right", no_wrap=True)
+    table.add_column("AUROC", justify="right", no_wrap=True)
+    table.add_column("found", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, style="bold")
+
+    def worst_first(name: str) -> tuple[bool, float, str]:
+        value = per_defect[name].get("image_auroc")
+        return value is None, value if value is not None else 0.0, name
+
+    for name in sorted(per_defect, key=worst_first):
+        value, count, found = (per_defect[name].get(key) for key in ("image_auroc", "count", "sensitivity"))
+        cells = [MISSING if count is None else str(count), number(value), MISSING if found is None else f"{found:.0%}"]
+        table.add_row(Text(_printable(name)), *map(Text, cells), Text(auroc_remark(value, {})))
+    return table
+
+
+def _threshold(metrics: Mapping[str, Any]) -> str:
+    """The threshold with the interval of its quantile, of which an end may be open."""
+    text = f"{metrics['threshold']:.4g}"
+    if bounds := metrics.get("threshold_interval"):
+        low, high = ("open" if end is None else f"{end:.4g}" for end in bounds)
+        text += f"\n(95% interval of that threshold: {low} to {high})"
+    return text
+
+
+def _reasons(reasons: Mapping[str, str]) -> list[RenderableType]:
+    """Each reason once, above the metrics it stands for."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    lines: list[RenderableType] = []
+    for reason, which in names.items():
+        listed = ", ".join(which[:NAMES_LISTED])
+        more = f" and {len(which) - NAMES_LISTED} more" if len(which) > NAMES_LISTED else ""
+        lines += [Text(f"{MISSING} {reason}"), Padding(Text(f"{listed}{more}", style="dim"), (0, 0, 0, 2))]
+    return lines
+
+
+def _parts(value: float | None, bounds: Sequence[float] | None) -> list[str]:
+    """The value, and its interval if there is one."""
+    if value is None or bounds is None:
+        return [number(value)]
+    return [number(value), f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"]
+
+
+def _printable(text: str) -> str:
+    """A name from outside; a file name that is not UTF-8 travels as surrogates, which no terminal takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _below(value: float | None, limit: float | None) -> bool:
+    return value is not None and limit is not None and value < limit
+
+
+def _first_line(cause: str | None) -> str:
+    lines = (cause or "").strip().splitlines()
+    return lines[0] if lines else "no cause was recorded"
+
+
+def _shared_overrides(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What every one of several jobs has among its overrides."""
+    if len(rows) < 2:
+        return []
+    return [text for text in rows[0]["overrides"] if all(text in row["overrides"] for row in rows)]
+
+
+def _common_folder(rows: Sequence[Mapping[str, Any]]) -> str:
+    folders = [str(PurePath(row["run"]).parent) for row in rows if row.get("run")]
+    # Paths that are partly relative, or on several drives, have none in common.
+    try:
+        return os.path.commonpath(folders) if folders else ""
+    except ValueError:
+        return ""
+
+
+def _below_folder(run_dir: str | os.PathLike[str] | None, parent: str) -> str:
+    if not run_dir:
+        return MISSING
+    return str(PurePath(run_dir).relative_to(parent)) if parent else str(run_dir)

@@ -1,0 +1,260 @@
+"""A run directory: where its files are, whether it is finished, and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from anomaly_lab.config import Config, hash_basis, hash_of
+from anomaly_lab.data.splits import Split
+from anomaly_lab.errors import RunError
+
+Status = Literal["new", "running", "interrupted", "failed", "finished"]
+
+_PACKAGES = (
+    "anomaly_lab",
+    "torch",
+    "lightning",
+    "torchvision",
+    "hydra-core",
+    "albumentations",
+    "numpy",
+    "scikit-learn",
+)
+
+
+class RunBusyError(RunError):
+    """Another process is working on this run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training at a stable path: `<runs_dir>/<dataset>[-<category>]/<model>/<hash8>-s<seed>/`."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, config: Config, split: Split) -> Run:
+        """The run that a resolved configuration and its split belong to, whether it exists or not."""
+        dataset = config["dataset"]
+        where = "-".join(filter(None, (dataset["name"], dataset.get("category"))))
+        name = f"{hash_of(hash_basis(config, split.sha256))[:8]}-s{config['seed']}"
+        return cls(Path(config["runs_dir"]) / where / config["model"]["name"] / name)
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def split_file(self) -> Path:
+        """What was trained and tested on."""
+        return self.path / "split.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Status, metrics, and where they come from."""
+        return self.path / "metrics.json"
+
+    @property
+    def scores_file(self) -> Path:
+        """One row per test image."""
+        return self.path / "scores.csv"
+
+    @property
+    def error_file(self) -> Path:
+        """The traceback of a failed run."""
+        return self.path / "error.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`last.ckpt`, and `best.ckpt` where it was asked for."""
+        return self.path / "checkpoints"
+
+    @property
+    def splits(self) -> Path:
+        """What is known of each split of the dataset (floors, leakage), shared by its runs."""
+        return self.path.parent.parent / "splits"
+
+    def read(self) -> dict[str, Any]:
+        """The content of metrics.json, empty if there is none.
+
+        Raises:
+            RunError: if the file is no JSON object with a known status.
+        """
+        try:
+            content = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{self.metrics_file} cannot be read ({error}). Delete it, or run with force=true."
+            ) from None
+        if not isinstance(content, dict) or content.get("status") not in ("running", "failed", "finished"):
+            raise RunError(f"{self.metrics_file} is not the metrics of a run. Delete it, or run with force=true.")
+        return content
+
+    def config(self) -> Config:
+        """The stored configuration.
+
+        Raises:
+            RunError: if the folder is no run, or its configuration is damaged.
+        """
+        try:
+            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self.path} is no run directory: it has no config.yaml.") from None
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise RunError(f"{self.config_file} cannot be read: {error}") from None
+        if not isinstance(content, dict) or not {"model", "dataset", "trainer", "seed"} <= content.keys():
+            raise RunError(f"{self.config_file} is not the configuration of a run.")
+        return content
+
+    def split(self) -> Split:
+        """The stored split."""
+        try:
+            return Split.from_json(json.loads(self.split_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.split_file} cannot be read: {error}") from None
+
+    def status(self) -> Status:
+        """What became of the run; `interrupted` if it says running and nobody works on it."""
+        status: Status = self.read().get("status", "new")
+        return "interrupted" if status == "running" and not self.is_locked() else status
+
+    def is_locked(self) -> bool:
+        """Whether a living process works on it."""
+        try:
+            with self.lock():
+                return False
+        except RunBusyError:
+            return True
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run; the lock is the kernel's, so it dies with its process.
+
+        Raises:
+            RunBusyError: if another process holds it.
+            RunError: if the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written: {error}. Choose another runs_dir.") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunBusyError(f"{self.path} is being worked on by another process.") from None
+            yield
+
+    def start(self, config: Config, split: Split) -> None:
+        """Write what is going to be run, and mark it running.
+
+        Raises:
+            RunError: if the folder holds another configuration under the same hash.
+        """
+        basis = hash_basis(config, split.sha256)
+        if self.config_file.exists():
+            stored = hash_basis(self.config(), self.split().sha256)
+            if stored != basis:
+                raise RunError(
+                    f"{self.path} holds another configuration under the same hash (it differs in "
+                    f"{', '.join(_differences(stored, basis))}). Move it away, or run with force=true."
+                )
+        write_json(self.split_file, split.to_json())
+        write_text(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        self._write("running", config, split, {})
+
+    def finish(self, config: Config, split: Split, results: Mapping[str, Any]) -> None:
+        """Write the metrics and mark the run finished; the last thing that happens to it."""
+        self.error_file.unlink(missing_ok=True)
+        self._write("finished", config, split, results)
+
+    def fail(self, config: Config, split: Split, cause: BaseException, traceback: str) -> None:
+        """Keep the traceback and mark the run failed."""
+        write_text(self.error_file, traceback)
+        self._write("failed", config, split, {"cause": str(cause) or type(cause).__name__})
+
+    def _write(self, status: str, config: Config, split: Split, results: Mapping[str, Any]) -> None:
+        content = {
+            "status": status,
+            "metrics": {},
+            "reasons": {},
+            "seconds": {},
+            **results,
+            "config_hash": hash_of(hash_basis(config, split.sha256)),
+            "split_sha256": split.sha256,
+            "seed": config["seed"],
+            "git_sha": git_sha(),
+            "versions": versions(),
+            "tags": list(config["tags"]),
+        }
+        write_json(self.metrics_file, content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: to a temporary one beside it, then renamed over it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error}. What was there before is untouched.") from None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all; not-a-number has no place in it."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def git_sha() -> str | None:
+    """The commit of the checkout that the package runs from, with `-dirty` if it was changed; None elsewhere."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        # the package's own repository, not one that a virtual environment happens to lie in
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True)
+        sha = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], check=True, capture_output=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{sha}-dirty" if dirty else sha
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what the numbers may depend on."""
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        keys = sorted(a.keys() | b.keys())
+        return [d for key in keys for d in _differences(a.get(key), b.get(key), f"{prefix}.{key}".strip("."))]
+    return [] if a == b else [prefix]

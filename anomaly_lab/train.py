@@ -1,0 +1,147 @@
+"""`anomaly-lab train`: one run, or a sweep of them; what is finished is left alone, what was cut off goes on.
+
+Nothing here imports torch: a finished run is recognised in a second.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from anomaly_lab.config import Config, check, conf_dir, resolve
+from anomaly_lab.data.plan import make_plan
+from anomaly_lab.errors import LabError
+from anomaly_lab.hardware import resolve_precision
+from anomaly_lab.runs import Run, RunBusyError, write_json
+
+log = logging.getLogger("anomaly_lab")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job."""
+
+    overrides: list[str]
+    status: Literal["finished", "skipped", "busy", "failed"]
+    run: str | None = None  # its directory, once the configuration is good enough to have one
+    cause: str | None = None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `anomaly-lab train ARGUMENTS`; the exit status is 0 if every job is finished."""
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    config = check("train", arguments)
+    if not flags:
+        return _finish_single(run_job(config, list(arguments)))
+    sweep = Path(config["runs_dir"]) / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    _hand_to_hydra([*arguments, f"hydra.sweep.dir={sweep}"])
+    outcomes = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(sweep.glob("*/job.json"))]
+    if outcomes:
+        _show_sweep(outcomes)
+    return int(any(outcome.status == "failed" for outcome in outcomes))
+
+
+def run_job(config: Config, overrides: list[str]) -> Outcome:
+    """Train one configuration and say what became of it; only a keyboard interrupt gets out."""
+    run = None
+    try:
+        config["trainer"]["precision"] = resolve_precision(config["trainer"]["precision"])
+        plan = make_plan(config["dataset"], tuple(config["allow"]))
+        run = Run.of(config, plan.split)
+        with run.lock():
+            if run.status() == "finished" and not config["force"]:
+                return Outcome(overrides, "skipped", str(run.path))
+            if config["force"]:
+                _clear(run.path)
+            elif run.status() == "interrupted":
+                log.info("resuming %s", run.path)
+            run.start(config, plan.split)
+            try:
+                from anomaly_lab.fit import fit  # torch and lightning come with it
+
+                run.finish(config, plan.split, fit(config, plan, run))
+            except (Exception, SystemExit) as error:
+                run.fail(config, plan.split, error, traceback.format_exc())
+                raise
+        return Outcome(overrides, "finished", str(run.path))
+    except RunBusyError as error:
+        return Outcome(overrides, "busy", str(run.path) if run else None, str(error))
+    except (Exception, SystemExit) as error:
+        # what the user can mend is said in a sentence, anything else is a fault of ours and needs its traceback
+        cause = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+        if run is None and not isinstance(error, LabError):
+            log.error("%s", traceback.format_exc())
+        return Outcome(overrides, "failed", str(run.path) if run else None, cause)
+
+
+def _sweep_job(composed: Any) -> None:
+    """One job of a multirun. It never raises: some launchers stop at the first failure, or lose its cause."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    overrides = [text for text in hydra.overrides.task if not text.startswith("hydra.")]
+    log.info("job %s: %s", hydra.job.num, " ".join(overrides))
+    try:
+        outcome = run_job(resolve(composed), overrides)
+    except LabError as error:
+        outcome = Outcome(overrides, "failed", None, str(error))
+    if outcome.status == "failed":
+        log.error("job %s failed: %s", hydra.job.num, outcome.cause)
+    write_json(Path(hydra.sweep.dir) / f"{hydra.job.num:06d}" / "job.json", asdict(outcome))
+
+
+def _hand_to_hydra(arguments: list[str]) -> None:
+    import hydra
+
+    before = sys.argv
+    sys.argv = ["anomaly-lab train", *arguments]
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(_sweep_job)()
+    finally:
+        sys.argv = before
+
+
+def _finish_single(outcome: Outcome) -> int:
+    from rich.console import Console
+
+    from anomaly_lab.reporting.tables import result_table
+
+    if outcome.run is None or outcome.status in ("failed", "busy"):
+        log.error("error: %s", outcome.cause)
+        if outcome.run is not None and outcome.status == "failed":
+            log.error("The traceback is in %s", Run(Path(outcome.run)).error_file)
+        return 1
+    run = Run(Path(outcome.run))
+    content = run.read()
+    Console().print(result_table(content["metrics"], content["reasons"], title="/".join(run.path.parts[-3:])))
+    if outcome.status == "skipped":
+        log.info("This run is finished; nothing was trained. force=true runs it again.")
+    log.info("Run directory: %s\nLook at:       %s", run.path, run.path / "figures" / "cases.png")
+    return 0
+
+
+def _show_sweep(outcomes: list[Outcome]) -> None:
+    from rich.console import Console
+
+    from anomaly_lab.reporting.tables import sweep_table
+
+    rows = []
+    for outcome in outcomes:
+        content = Run(Path(outcome.run)).read() if outcome.run else {}
+        rows.append({**content, **asdict(outcome)})
+    Console().print(sweep_table(rows))
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != ".lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,192 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from anomaly_lab.reporting.tables import auroc_remark, duration, interval, number, result_table, sweep_table
+
+WIDTH = 80
+
+
+def text_of(renderable, width=WIDTH):
+    file = io.StringIO()  # no terminal, as in a CI log
+    Console(file=file, width=width).print(renderable)
+    text = file.getvalue()
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "\x1b" not in text
+    return text
+
+
+def line_with(text, start):
+    return next(line for line in text.splitlines() if line.strip().startswith(start))
+
+
+def example_metrics():
+    rates = {"precision": 0.9121, "sensitivity": 0.31, "specificity": 0.92, "f1": 0.46}
+    return {
+        "image_auroc": 0.6421,
+        "image_auroc_ci": [0.594, 0.688],
+        "image_auroc_RLX": 0.6421,
+        "image_auroc_RLZ": 0.431,
+        "image_ap": 0.8123,
+        **{f"image_{name}": value for name, value in rates.items()},
+        **{f"image_{name}_defect_ratio": value / 2 for name, value in rates.items()},
+        **{f"image_{name}_oracle": 0.95 for name in rates},
+        "threshold": 0.0123456,
+        "threshold_interval": [0.011, None],
+        "floor_knn_auroc": 0.65,
+        "floor_pca_auroc": 0.59,
+        "floor_all_f1": 0.847,
+        "per_defect": {
+            "scratch": {"image_auroc": 0.71, "count": 115, "sensitivity": 0.304},
+            "dent": {"image_auroc": 0.47, "count": 57, "sensitivity": None},
+            "[bold]$odd": {"image_auroc": None, "count": 1},
+        },
+    }
+
+
+def test_numbers_have_three_decimals_and_intervals_two():
+    assert number(0.64249) == "0.642"
+    assert number(None) == "—"
+    assert interval(0.6421, [0.594, 0.688]) == "0.642 [0.59, 0.69]"
+    assert interval(0.6421, None) == "0.642"
+    assert interval(None, None) == "—"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "—"), (0.4, "0 s"), (99.4, "99 s"), (99.6, "2 min"), (3200, "53 min"), (6400, "1.8 h")]
+)
+def test_durations_take_the_unit_that_fits(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "remark"),
+    [
+        (None, ""),
+        (0.65, ""),
+        (0.649, "! below the thumbnail floor"),
+        (0.58, "! below both floors"),
+        (0.499, "! below chance and both floors"),
+    ],
+)
+def test_an_auroc_is_held_against_chance_and_the_floors(value, remark):
+    assert auroc_remark(value, {"floor_knn_auroc": 0.65, "floor_pca_auroc": 0.59}) == remark
+
+
+def test_an_auroc_without_floors_is_held_against_chance():
+    assert auroc_remark(0.4, {"floor_knn_auroc": None}) == "! below chance"
+
+
+def test_the_result_table_shows_each_number_where_it_belongs():
+    text = text_of(result_table(example_metrics(), {}, "mt · dpae · seed 0"))
+    assert text.startswith("mt · dpae · seed 0\n")
+    assert line_with(text, "AUROC ").split("  ")[-1].strip() == "" or "below the thumbnail floor" in text
+    assert "0.642 [0.59, 0.69]  ! below the thumbnail floor" in line_with(text, "AUROC ")
+    assert line_with(text, "score RLZ").split() == "score RLZ 0.431 ! below chance and both floors".split()
+    assert line_with(text, "average precision").split()[-1] == "0.812"
+    assert line_with(text, "precision").split() == ["precision", "0.912", "0.456", "0.950"]
+    assert line_with(text, "F1").split() == ["F1", "!", "0.460", "!", "0.230", "0.950"]
+    assert "! below the floor: calling every image defective has F1 0.847" in text
+    assert "0.01235" in text
+    assert "0.011 to open" in text
+    assert line_with(text, "floor: nearest thumbnail").split()[-1] == "0.650"
+
+
+def test_columns_stand_in_the_order_of_the_thresholds():
+    text = text_of(result_table(example_metrics(), {}))
+    assert line_with(text, "val_quantile").split() == ["val_quantile", "defect_ratio", "oracle"]
+
+
+def test_defects_stand_worst_first_with_their_counts():
+    text = text_of(result_table(example_metrics(), {}))
+    assert line_with(text, "dent").split() == "dent 57 0.470 — ! below chance".split()
+    assert line_with(text, "scratch").split() == "scratch 115 0.710 30%".split()
+    assert line_with(text, "[bold]$odd").split() == "[bold]$odd 1 — —".split()
+    assert text.index("dent") < text.index("scratch") < text.index("[bold]$odd")
+
+
+def test_what_is_missing_is_a_dash_with_its_reason_once():
+    metrics = dict.fromkeys([name for name in example_metrics() if name.startswith("image_")])
+    reason = "no defective images in test; a long reason has to be broken into lines, and not be cut off at the end"
+    text = text_of(result_table(metrics, dict.fromkeys(metrics, reason)))
+    assert line_with(text, "AUROC ").split() == ["AUROC", "—"]
+    assert line_with(text, "F1").split() == ["F1", "—", "—", "—"]
+    assert " ".join(text.split()).count(reason) == 1
+    assert f"and {len(metrics) - 3} more" in text
+
+
+def test_a_threshold_not_to_trust_is_a_warning_and_no_missing_value():
+    text = text_of(result_table({"threshold": 1.0}, {"threshold_trust": "it stands on 7 images"}))
+    assert "! it stands on 7 images" in text
+    assert "threshold_trust" not in text
+
+
+def test_a_run_without_any_metric_still_has_a_table():
+    assert line_with(text_of(result_table({}, {})), "AUROC").split() == ["AUROC", "—"]
+
+
+def test_a_name_that_is_no_utf8_can_be_printed():
+    text = text_of(result_table({"per_defect": {"d\udce9": {"image_auroc": 0.7, "count": 2}}}, {}))
+    assert text.encode("utf-8").decode("utf-8").count("d?") == 1
+
+
+def job(latent_dim, seed, **more):
+    metrics = {"image_auroc": 0.6 + seed / 10, "image_auroc_ci": [0.5, 0.8], "floor_knn_auroc": 0.65, "image_f1": 0.46}
+    return {
+        "overrides": [f"model.latent_dim={latent_dim}", f"seed={seed}", "trainer.max_epochs=1"],
+        "status": "finished",
+        "run": f"/somewhere/runs/mt/dpae/a1b2c3d{latent_dim % 10}-s{seed}",
+        "metrics": metrics,
+        "reasons": {},
+        "seconds": {"train": 3180.0, "evaluate": 20.0},
+        "cause": None,
+        **more,
+    }
+
+
+def test_a_sweep_has_one_row_per_job():
+    text = text_of(sweep_table([job(d, s) for d in (16, 32) for s in (0, 1)]))
+    rows = [line.split() for line in text.splitlines() if line.startswith("model.latent_dim=")]
+    assert rows[0] == "model.latent_dim=16 finished ! 0.600 0.650 0.460 53 min a1b2c3d6-s0".split()
+    assert rows[3] == "model.latent_dim=32 finished 0.700 0.650 0.460 53 min a1b2c3d2-s1".split()
+    assert len(rows) == 4
+    assert text.count("[0.50, 0.80]") == 4
+    assert text.count("trainer.max_epochs=1") == 1  # what all share is said once
+    assert "all jobs: trainer.max_epochs=1" in text
+    assert "runs below /somewhere/runs/mt/dpae" in text
+    assert "! below the thumbnail floor" in text
+
+
+def test_a_failed_job_is_named_with_the_first_line_of_its_cause():
+    failed = job(-3, 0, status="failed", run=None, metrics={}, seconds={}, cause="it must be positive\nTraceback ...")
+    text = text_of(sweep_table([job(16, 0), failed]))
+    assert line_with(text, "model.latent_dim=-3").split() == ["model.latent_dim=-3", "failed", *"—————"]
+    assert "failed: model.latent_dim=-3: it must be positive" in text
+    assert "Traceback" not in text
+
+
+def test_a_failure_without_a_cause_says_so():
+    failed = {"overrides": [], "status": "failed", "run": None, "cause": None}
+    assert "no cause was recorded" in text_of(sweep_table([failed]))
+
+
+def test_runs_of_several_models_are_told_apart():
+    text = text_of(sweep_table([job(16, 0), job(16, 0, run="/somewhere/runs/mt/vae/ffffffff-s0")]))
+    assert "dpae/a1b2c3d6-s0" in text
+    assert "vae/ffffffff-s0" in text
+    assert "runs below /somewhere/runs/mt\n" in "\n".join(map(str.rstrip, text.splitlines())) + "\n"
+
+
+def test_runs_that_have_no_folder_in_common_are_written_out():
+    text = text_of(sweep_table([job(16, 0), job(32, 0, run="runs/b-s0")]), width=120)
+    assert "runs below" not in text
+    assert "runs/b-s0" in text
+
+
+def test_one_job_keeps_its_overrides():
+    assert "seed=0" in text_of(sweep_table([job(16, 0)]))
+
+
+def test_a_sweep_without_jobs_is_an_empty_table():
+    assert "status" in text_of(sweep_table([]))
