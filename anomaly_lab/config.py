@@ -84,13 +84,13 @@ def check(verb: str, arguments: Sequence[str]) -> Config:
     configuration of the first values.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    from hydra.errors import OverrideParseException
 
     texts = [text for text in arguments if not text.startswith("-")]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
-    except HydraException as error:
-        raise ConfigError(f"{str(error).splitlines()[0]} Options are written key=value.") from None
+    except OverrideParseException as error:
+        raise ConfigError(f"{error.override!r} is not understood: options are written key=value.") from None
     choices = [
         [f"{text.partition('=')[0]}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()

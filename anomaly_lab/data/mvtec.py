@@ -46,7 +46,7 @@ class MVTecAD(DefectDataset):
         super().__init__(root)
         if category not in CATEGORIES:
             raise ConfigError(
-                f"dataset.category={category!r} is no category of MVTec AD: {nearest(category, CATEGORIES)}"
+                f"dataset.category={category!r} is no category of MVTec AD; {nearest(category, CATEGORIES)}"
             )
         self.category = category
 

@@ -179,7 +179,7 @@ def _notes(records: list[Record], lists: dict[str, list[Record]], draft: Draft, 
     unused = sum(record.path not in used for record in normals([records]))
     if unused:
         notes.append(
-            f"{unused} of {len(normals([records]))} normal images are in no list: not asked for, or of a part cut short."
+            f"{unused} of {len(normals([records]))} normal images are in no list: not asked for, or of a cut part."
         )
     held_out = len(draft.held_out)
     if not held_out:

@@ -95,8 +95,8 @@ def paint(image: Image, kind: str, seed: int) -> tuple[Image, Image]:
     under = image[np.abs(profile) > 0.5 * np.abs(profile).max()].mean()
     if not 0 <= under + sign * strength <= 255:
         sign = -sign  # towards the side where there is room
-    grey = bool((image == image[..., :1]).all())
-    tint = np.ones(3) if grey else rng.uniform(0.7, 1, size=3)
+    coloured = kind == "stain" and bool((image != image[..., :1]).any())  # the others change shape, not pigment
+    tint = rng.uniform(0.7, 1, size=3) if coloured else np.ones(3)
     painted = np.clip(image + sign * strength * profile[..., None] * tint, 0, 255).round().astype(np.uint8)
     mask = np.abs(painted.astype(np.int16) - image).max(axis=-1) >= VISIBLE
     return np.where(mask[..., None], painted, image), mask.astype(np.uint8)

@@ -25,9 +25,8 @@ from anomaly_lab.errors import ConfigError, DataError
 from anomaly_lab.types import DEFECTIVE, IGNORE
 
 CACHE_VARIABLE = "ANOMALY_LAB_CACHE"
-FORMAT = "anomlab1"  # changes whenever decoding or resizing gives other pixels, so that old entries are not used
+FORMAT = 1  # changes whenever decoding or resizing gives other pixels, so that old entries are not used
 WORKERS = min(16, os.cpu_count() or 1)
-UNCHECKED = len(FORMAT) + 4  # bytes before those that the checksum covers: FORMAT and the checksum
 LISTED = 10  # unreadable files named in one error
 ABSENT = (-1, -1)  # the stamp of a file that is not there
 
@@ -71,7 +70,6 @@ class ImageStore:
         self.cache = Path(cache).absolute() if cache is not None else cache_dir() / "images"
         self._layout = np.dtype(
             [
-                ("format", f"S{len(FORMAT)}"),
                 ("crc", "<u4"),  # of all that follows
                 ("stamps", "<i8", (2, 2)),  # (size, mtime_ns) of image and mask
                 ("image", "u1", (size, size, 3)),
@@ -160,24 +158,19 @@ def _read(path: Path, layout: np.dtype[Any], stamps: npt.NDArray[np.int64]) -> n
         entry = np.fromfile(path, layout, count=1)  # plain bytes: a third of the time that a .npy takes
     except OSError:
         return None
-    trusted = (
-        len(entry) == 1
-        and entry["format"][0] == FORMAT.encode()
-        and np.array_equal(entry["stamps"][0], stamps)
-        and entry["crc"][0] == _checksum(entry)
-    )
+    trusted = len(entry) == 1 and np.array_equal(entry["stamps"][0], stamps) and entry["crc"][0] == _checksum(entry)
     return entry if trusted else None
 
 
 def _entry(layout: np.dtype[Any], stamps: npt.NDArray[np.int64], image: Array, mask: Array) -> npt.NDArray[Any]:
     entry = np.empty(1, layout)
-    entry["format"], entry["stamps"], entry["image"], entry["mask"] = FORMAT.encode(), stamps, image, mask
+    entry["stamps"], entry["image"], entry["mask"] = stamps, image, mask
     entry["crc"] = _checksum(entry)
     return entry
 
 
 def _checksum(entry: npt.NDArray[Any]) -> int:
-    return zlib.crc32(entry.view(np.uint8)[UNCHECKED:].data)
+    return zlib.crc32(entry.view(np.uint8)[entry.dtype["crc"].itemsize :].data)
 
 
 def _write(path: Path, entry: npt.NDArray[Any]) -> None:

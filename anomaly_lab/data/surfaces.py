@@ -75,8 +75,8 @@ def _leather(rng: np.random.Generator) -> Sampler:
     spacing = rng.uniform(6.0, 8.5)
     grid = np.arange(-130.0, 130.0, spacing)
     centres = np.stack(np.meshgrid(grid, grid * 1.6), axis=-1).reshape(-1, 2)
-    tree = KDTree(centres + rng.uniform(-0.45, 0.45, size=centres.shape) * spacing)
-    shades = rng.normal(0, 0.32, size=len(centres))
+    tree = KDTree(centres + rng.uniform(-0.4, 0.4, size=centres.shape) * spacing)
+    shades = rng.normal(0, 0.2, size=len(centres))
     grain = _noise(rng, (0.8, 0.8), (3.0, 3.0))
 
     def sample(v: Field, u: Field) -> Field:
@@ -130,7 +130,7 @@ def _swell(rng: np.random.Generator, y: Field, x: Field) -> Field:
         np.sin(2 * np.pi * (np.cos(a) * y + np.sin(a) * x) / n + p)
         for n, a, p in zip(lengths, angles, phases, strict=True)
     ]
-    total: Field = rng.uniform(0.3, 1.2) * np.sum(crests, axis=0)
+    total: Field = rng.uniform(0.2, 0.7) * np.sum(crests, axis=0)
     return total
 
 

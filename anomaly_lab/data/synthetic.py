@@ -60,7 +60,7 @@ def _tear(rng: np.random.Generator, surface: Surface, grade: int) -> tuple[Field
     inside = width * (1 - (a / length) ** 2) - np.abs(b - bend * a * a / 4)  # > 0 in the opening
     hole = _step(inside + 0.5)
     lip = _step(1 - np.abs(inside + 1.0) / 1.5) * (np.abs(a) < length)
-    depth = (1.4, 1.8, 2.2, 2.7)[grade - 1]
+    depth = (1.8, 2.1, 2.5, 3.0)[grade - 1]
     heights = surface.sample()
     return heights * (1 - 0.7 * hole) - depth * hole + 0.6 * depth * lip, np.maximum(hole, lip)
 
@@ -80,7 +80,7 @@ def _thread(rng: np.random.Generator, surface: Surface, grade: int) -> tuple[Fie
     ends = _step((half - np.abs(a)) / 2)
     core = np.exp(-((offset / width) ** 2)) * ends
     shadow = np.exp(-(((offset - 1.6 * width) / width) ** 2)) * ends
-    height = (1.2, 1.5, 1.9, 2.4)[grade - 1]
+    height = (1.7, 2.0, 2.3, 2.7)[grade - 1]
     return surface.sample() * (1 - 0.5 * core) + height * (core - 0.6 * shadow), np.maximum(core, shadow)
 
 
@@ -98,7 +98,7 @@ def _smear(rng: np.random.Generator, surface: Surface, grade: int) -> tuple[Fiel
     turn = np.pi / 2 + rng.uniform(-0.4, 0.4)
     b, a = _place(rng, surface, turn)
     weight = _blob(rng, b, a, rng.uniform(12, 16) + 1.5 * grade, rng.uniform(1.1, 1.6))
-    reach = (3.5, 4.5, 5.5, 7.0)[grade - 1]
+    reach = (4.5, 5.5, 6.5, 8.0)[grade - 1]
     steps = np.linspace(-reach, reach, 9)
     wiped = np.mean([surface.sample(np.sin(turn) * step, np.cos(turn) * step) for step in steps], axis=0)
     heights = surface.sample()
@@ -110,8 +110,8 @@ def _warp(rng: np.random.Generator, surface: Surface, grade: int) -> tuple[Field
     b, a = _place(rng, surface, 0.0)
     radius = rng.uniform(13, 16) + 1.5 * grade
     fall = _step(1 - np.hypot(a, b) / radius)
-    twist = rng.choice([-1, 1]) * (0.8, 1.0, 1.2, 1.5)[grade - 1] * fall
-    pull = (0.8, 1.0, 1.2, 1.5)[grade - 1] * fall
+    twist = rng.choice([-1, 1]) * (1.0, 1.2, 1.4, 1.7)[grade - 1] * fall
+    pull = (1.0, 1.2, 1.4, 1.7)[grade - 1] * fall
     dv = (np.cos(twist) * b - np.sin(twist) * a) * (1 + pull) - b
     du = (np.sin(twist) * b + np.cos(twist) * a) * (1 + pull) - a
     return surface.sample(dv, du), _step(np.hypot(dv, du) / 0.8)
@@ -123,8 +123,8 @@ def _slip(rng: np.random.Generator, surface: Surface, grade: int) -> tuple[Field
     b, a = _place(rng, surface, turn)
     half, length = rng.uniform(3.5, 5.0) + 0.6 * grade, rng.uniform(18, 24) + 3 * grade
     weight = _step((half - np.abs(b)) / 1.5) * _step((length - np.abs(a)) / 8)
-    shift = rng.choice([-1, 1]) * (2.6, 3.2, 3.8, 4.6)[grade - 1] * weight
-    shadow = (0.7, 0.9, 1.1, 1.4)[grade - 1] * 4 * weight * (1 - weight)
+    shift = rng.choice([-1, 1]) * (3.2, 3.6, 4.0, 4.6)[grade - 1] * weight
+    shadow = (1.0, 1.2, 1.5, 1.8)[grade - 1] * 4 * weight * (1 - weight)
     return surface.sample(np.sin(turn) * shift, np.cos(turn) * shift) - shadow, _step(np.abs(shift) / 0.8)
 
 

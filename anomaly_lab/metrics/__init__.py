@@ -1,0 +1,1 @@
+"""Pure functions of scores and labels, and their torchmetrics twin."""

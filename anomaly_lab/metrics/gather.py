@@ -37,9 +37,9 @@ class ScoreGather(Metric):
         self._start()
 
     def _start(self) -> None:
-        # torchmetrics gathers a state without updates as float32, which an all_gather among int64 ones misreads
-        for state, dtype in self._states.items():
-            getattr(self, state).append(torch.empty(0, dtype=dtype, device=self.device))
+        # a rank may get no image; torchmetrics would warn, and gather its index as float32 among int64 ones
+        nothing = torch.empty(0, device=self.device)
+        self.update(nothing, nothing, dict.fromkeys(self.names, nothing))
 
     def reset(self) -> None:
         """Forget all images."""

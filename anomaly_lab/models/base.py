@@ -72,6 +72,8 @@ class AnomalyModel(LightningModule, ABC):
 
     def log_losses(self, loss: Tensor, terms: Mapping[str, Tensor], batch_size: int) -> None:
         """Show the loss, and keep the epoch's mean of it and of its terms for the curves."""
+        if self._trainer is None:  # a training step called by hand
+            return
         self.log("loss", loss.detach(), prog_bar=True, on_step=False, on_epoch=True, batch_size=batch_size)
         for name, term in terms.items():
             self.log(f"loss_{name}", term.detach(), on_step=False, on_epoch=True, batch_size=batch_size)

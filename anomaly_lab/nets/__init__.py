@@ -1,0 +1,1 @@
+"""Plain networks, without the Lightning around them."""

@@ -33,7 +33,6 @@ DPI = 150
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY, DARK, OUTLINE, FRAME = "0.78", "0.3", "#F0E442", "#D55E00"
 MAX_CLASSES = MAX_PAIRS = 8
-NORMAL = "all normal"
 HEAVY_TAIL = 10  # from this ratio of the 99.5th percentile to the median on, scores are drawn on a log axis
 CASES = (  # label, from the highest score down, heading
     (1, True, "Defects ranked highest: clear hits"),
@@ -134,7 +133,7 @@ def score_figure(table: ScoreTable, metrics: Mapping[str, Any], title: str = "")
     for rank, (axes, (name, members)) in enumerate(zip(rows, classes, strict=True)):
         if normal.any():
             axes.hist(shown[normal], edges, weights=_shares(normal), color=GREY, histtype="stepfilled")
-        if name != NORMAL:
+        if not (members & normal).any():
             look = {"color": COLOURS[rank % len(COLOURS)], "histtype": "step", "linewidth": 1.8}
             axes.hist(shown[members], edges, weights=_shares(members), **look)
         text = f"{_plain(name, 22)}\n{_counted(int(members.sum()))}"
@@ -335,7 +334,7 @@ def _score_classes(table: ScoreTable) -> list[tuple[str, npt.NDArray[np.bool_]]]
     classes = [(name, (defect == name) & ~normal) for name in sorted(largest)]
     if rest := counts.keys() - set(largest):
         classes.append((f"other ({len(rest)} types)", np.isin(table.defect, list(rest)) & ~normal))
-    return [(NORMAL, normal), *classes] if normal.any() else classes
+    return [("all normal", normal), *classes] if normal.any() else classes
 
 
 def _choose_cases(labels: npt.NDArray[Any], scores: Values, per_group: int) -> list[list[tuple[str, list[int]]]]:
@@ -428,7 +427,8 @@ def _run_title(run_dir: Path) -> str:
 
 def _read_gallery(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # given a path, np.load would leave a damaged file open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             gallery = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} cannot be read ({error}): `anomaly-lab evaluate` makes it anew.") from None

@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+
+from anomaly_lab.config import compose
+from anomaly_lab.data.datamodule import DefectDataModule, EpochSampler
+from anomaly_lab.data.plan import make_plan
+
+
+@pytest.fixture
+def data(pictures):
+    def make(seed=0, **options):
+        overrides = ["dataset=folder", "dataset.image_size=32", "dataset.val_fraction=0.25"]
+        config = compose("train", overrides)["dataset"] | {"root": str(pictures), "batch_size": 4} | options
+        return DefectDataModule(make_plan(config), seed)
+
+    return make
+
+
+def test_a_batch_is_what_the_contract_says(data):
+    batch = next(iter(data().test_dataloader()))
+    assert batch["image"].dtype == torch.float32
+    assert batch["image"].shape == (4, 3, 32, 32)
+    assert 0 <= batch["image"].min() < batch["image"].max() <= 1
+    assert batch["mask"].dtype == torch.uint8
+    assert batch["mask"].shape == (4, 1, 32, 32)
+    assert batch["label"].dtype == batch["index"].dtype == batch["tile"].dtype == torch.int64
+    assert all(isinstance(text, str) for text in (*batch["path"], *batch["defect"]))
+
+
+def test_the_test_list_comes_whole_and_in_order(data):
+    module = data()
+    batches = list(module.test_dataloader())
+    index = torch.cat([batch["index"] for batch in batches])
+    assert index.tolist() == list(range(len(module.plan.split.lists["test"])))
+    labels = torch.cat([batch["label"] for batch in batches])
+    masks = torch.cat([batch["mask"] for batch in batches])
+    assert labels.sum() == 8
+    assert ((masks == 1).flatten(1).any(1) == labels.bool()).all()
+
+
+def test_val_holds_painted_copies_with_their_masks(data):
+    module = data()
+    batches = list(module.val_dataloader())
+    images, masks = (torch.cat([batch[key] for batch in batches]) for key in ("image", "mask"))
+    labels = torch.cat([batch["label"] for batch in batches])
+    half = len(labels) // 2
+    assert labels.tolist() == [0] * half + [1] * half
+    changed = (images[:half] - images[half:]).abs().amax(1, keepdim=True)
+    assert (changed[masks[half:] == 1] > 0).all()
+    assert (masks[half:] == 1).flatten(1).any(1).all()
+    again = torch.cat([batch["image"] for batch in data().val_dataloader()])
+    assert torch.equal(images, again)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_training_order_and_augmentation_depend_on_seed_and_epoch_alone(data, workers):
+    def epoch(number, seed=0, workers=workers):
+        loader = data(seed, num_workers=workers).train_dataloader()
+        loader.sampler.set_epoch(number)
+        batches = list(loader)
+        return torch.cat([b["index"] for b in batches]), torch.cat([b["image"] for b in batches])
+
+    first, images = epoch(0)
+    assert sorted(first.tolist()) == list(range(len(first)))
+    for other in (epoch(1), epoch(0, seed=1)):
+        assert not torch.equal(first, other[0])
+        ordered = [images[index.argsort()] for index, images in ((first, images), other)]
+        assert not torch.equal(*ordered)  # flipped otherwise
+    same = epoch(0, workers=0)
+    assert torch.equal(first, same[0])
+    assert torch.equal(images, same[1])
+
+
+def test_persistent_workers_see_each_epochs_number(data):
+    loader = data(num_workers=1).train_dataloader()
+    seen = []
+    for number in (0, 1):
+        loader.sampler.set_epoch(number)
+        seen.append(torch.cat([batch["image"][batch["index"].argsort()] for batch in loader]))
+    assert not torch.equal(*seen)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 17])
+def test_no_training_batch_has_a_single_image_unless_there_is_only_one(length):
+    drawn = list(EpochSampler(length, 8, shuffle=True, seed=0))
+    assert len(drawn) == len(EpochSampler(length, 8, shuffle=True, seed=0))
+    assert length == 1 or len(drawn) % 8 != 1
+    assert len(drawn) >= length - 1
+    assert len({index for _, index in drawn}) == len(drawn)
+
+
+def test_several_ranks_share_evaluation_without_repeats(monkeypatch):
+    shares = []
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
+        shares += [index for _, index in EpochSampler(10, 4, shuffle=False, seed=0)]
+    assert sorted(shares) == list(range(10))
+
+
+def test_collating_does_not_change_a_pixel(data):
+    module = data(flip=False)
+    loader = module.test_dataloader()
+    sample = loader.dataset[0, 5]
+    batch = next(batch for batch in loader if 5 in batch["index"])
+    row = batch["image"][batch["index"].tolist().index(5)]
+    np.testing.assert_array_equal((row * 255).round().byte().permute(1, 2, 0).numpy(), sample["image"])

@@ -1,0 +1,73 @@
+"""What every method has to keep, whatever it is: one test over all of conf/model."""
+
+import copy
+
+import pytest
+import torch
+
+from anomaly_lab.config import compose, conf_dir
+from anomaly_lab.fit import build_model
+
+MODELS = sorted(path.stem for path in conf_dir().glob("model/*.yaml"))
+
+
+def build(name, seed=0):
+    torch.manual_seed(seed)
+    return build_model(compose("train", [f"model={name}", "dataset.image_size=32", "model.latent_dim=4"]))
+
+
+def images(count, seed=0):
+    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=MODELS)
+def name(request):
+    return request.param
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_shapes(name, count):
+    model = build(name).eval()
+    with torch.inference_mode():
+        found = model.predict(images(count))
+    assert tuple(found.scores) == model.score_names
+    assert model.primary_score in found.scores
+    for score in found.scores.values():
+        assert score.shape == (count,)
+        assert score.dtype == torch.float32
+        assert score.isfinite().all()
+    if found.anomaly_map is not None:
+        assert found.anomaly_map.shape == (count, 1, 32, 32)
+    if found.reconstruction is not None:
+        assert found.reconstruction.shape == (count, 3, 32, 32)
+    assert tuple(found.latents) == model.latent_names
+    assert all(latent.shape == (count, 4) for latent in found.latents.values())
+
+
+def test_scores_do_not_depend_on_what_else_is_in_the_batch(name):
+    model = build(name).eval()
+    with torch.inference_mode():
+        together = model.predict(images(5)).scores
+        alone = [model.predict(images(5)[i : i + 1]).scores for i in range(5)]
+    for score in model.score_names:
+        torch.testing.assert_close(together[score], torch.cat([a[score] for a in alone]), rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_leaves_weights_and_buffers_untouched(name):
+    model = build(name).eval()
+    before = copy.deepcopy(model.state_dict())
+    with torch.inference_mode():
+        model.predict(images(6))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_a_seed_decides_everything_and_weights_come_back(name, tmp_path):
+    a, b, other = build(name).eval(), build(name).eval(), build(name, seed=1).eval()
+    with torch.inference_mode():
+        scores = [model.predict(images(4)).scores[model.primary_score] for model in (a, b, other)]
+        torch.save({"state_dict": a.state_dict()}, tmp_path / "a.ckpt")
+        other.load_state_dict(torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"])
+        again = other.predict(images(4)).scores[other.primary_score]
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.equal(scores[0], scores[2])
+    assert torch.equal(scores[0], again)

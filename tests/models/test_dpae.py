@@ -1,0 +1,133 @@
+from functools import partial
+
+import pytest
+import torch
+
+from anomaly_lab.config import compose
+from anomaly_lab.fit import build_model
+from anomaly_lab.models.dpae import DPAE
+
+
+def dpae(**options):
+    defaults = {
+        "image_size": 32,
+        "latent_dim": 4,
+        "encoder_channels": [4, 4, 4, 8, 8],
+        "decoder_channels": [None, None, 8, 4],
+        "rec_weight": 1.0,
+        "prototype_weight": 1.0,
+        "prototype_hat_weight": 1.0,
+        "latent_weight": 0.0,
+        "reduction": "sum",
+        "prototype_rate": 0.5,
+        "latent_norm": "affine",
+        "output_norm": True,
+        "output": "leaky_relu",
+        "optimizer": partial(torch.optim.SGD, lr=0.1),
+    }
+    torch.manual_seed(0)
+    return DPAE(**{**defaults, **options})
+
+
+def batch(count=6):
+    return {"image": torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))}
+
+
+def by_hand(model, x, m=1.0):
+    """Eq. 9 written out as sums over the batch, for a model in train mode; m divides each sum."""
+    x_hat, z, z_hat = model(x)
+    v, v_hat = model.prototype.clone(), model.prototype_hat.clone()
+    rec = sum(((x[i] - x_hat[i]) ** 2).sum() for i in range(len(x)))
+    first = sum(((z[i] - v) ** 2).sum() for i in range(len(x)))
+    second = sum(((z_hat[i] - v_hat) ** 2).sum() for i in range(len(x)))
+    return rec, first, second, ((z - z_hat) ** 2).sum(), z, z_hat, v, v_hat
+
+
+def test_the_literal_loss_is_equation_9():
+    model = dpae(prototype_weight=2.0, prototype_hat_weight=3.0).train()
+    x = batch()["image"]
+    rec, first, second, *_ = by_hand(model, x)
+    loss = model.training_step(batch(), 0)
+    torch.testing.assert_close(loss, rec + 2.0 / 2 * first + 3.0 / 2 * second)
+
+
+def test_the_mean_reduction_divides_each_sum_by_its_elements():
+    model = dpae(reduction="mean", latent_weight=0.7, rec_weight=0.5).train()
+    x = batch()["image"]
+    rec, first, second, between, *_ = by_hand(model, x)
+    expected = 0.5 * rec / x.numel() + (first / 2 + second / 2 + 0.7 * between) / (len(x) * 4)
+    torch.testing.assert_close(model.training_step(batch(), 0), expected)
+
+
+def test_the_prototypes_move_by_equation_7_and_by_no_gradient():
+    model = dpae(prototype_rate=0.25).train()
+    *_, z, z_hat, v, v_hat = by_hand(model, batch()["image"])
+    model.training_step(batch(), 0).backward()
+    torch.testing.assert_close(model.prototype, v - 0.25 * (v - z).mean(0))
+    torch.testing.assert_close(model.prototype_hat, v_hat - 0.25 * (v_hat - z_hat).mean(0))
+    assert not any("prototype" in name for name, _ in model.named_parameters())
+
+
+def test_the_prototype_goes_to_the_center_of_fixed_latents():
+    model = dpae(prototype_rate=0.5).eval()
+    with torch.no_grad():
+        for _ in range(40):
+            model.training_step(batch(), 0)
+        z = model.encoder(batch()["image"])
+    torch.testing.assert_close(model.prototype, z.mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_of_the_prototype_loss_is_equation_6():
+    model = dpae(rec_weight=0.0, prototype_hat_weight=0.0).train()
+    z = model.encoder(batch()["image"]).detach().requires_grad_()
+    v = model.prototype.clone()
+    loss = 1.0 / 2 * (z - v).square().sum()
+    loss.backward()
+    torch.testing.assert_close(z.grad, z.detach() - v)
+    torch.testing.assert_close(model.training_step(batch(), 0), loss.detach())
+
+
+def test_the_four_scores_come_from_one_pass():
+    model = dpae().eval()
+    x = batch()["image"]
+    with torch.no_grad():
+        found = model.predict(x)
+        x_hat, z, z_hat = model(x)
+    assert set(found.scores) == {"RLX", "RLZ", "PL1", "PL2"}
+    torch.testing.assert_close(found.scores["RLZ"][2], ((z[2] - z_hat[2]) ** 2).sum() / 4)
+    torch.testing.assert_close(found.scores["RLX"][2], ((x[2] - x_hat[2]) ** 2).mean())
+    torch.testing.assert_close(found.scores["PL1"][2], ((z[2] - model.prototype) ** 2).mean())
+    torch.testing.assert_close(found.scores["PL2"][2], ((z_hat[2] - model.prototype_hat) ** 2).mean())
+
+
+def test_per_image_normalisation_takes_exposure_and_contrast_out():
+    model = dpae(input_norm="per_image").eval()
+    x = batch()["image"] * 0.5
+    with torch.no_grad():
+        dark, bright = model.predict(x), model.predict(1.5 * x + 0.1)
+        blank = model.predict(torch.full((1, 3, 32, 32), 0.5))
+    torch.testing.assert_close(dark.scores, bright.scores)
+    torch.testing.assert_close(bright.reconstruction, 1.5 * dark.reconstruction + 0.1)
+    assert all(score.isfinite().all() for score in blank.scores.values())
+
+
+@pytest.mark.parametrize("recipe", ["dpae", "dpae_literal"])
+def test_the_shipped_settings_train(recipe):
+    overrides = ["dataset.image_size=32", *([f"recipe={recipe}"] if recipe != "dpae" else [])]
+    model = build_model(compose("train", overrides)).train()
+    loss = model.training_step(batch(), 0)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_literal_recipe_is_the_paper_to_the_letter():
+    model = compose("train", ["recipe=dpae_literal"])["model"]
+    assert (model["reduction"], model["latent_weight"], model["output"]) == ("sum", 0.0, "leaky_relu")
+    assert (model["max_epochs"], model["batch_size"]) == (50, 8)
+    assert model["optimizer"] == {
+        "_target_": "torch.optim.SGD",
+        "lr": 0.001,
+        "momentum": 0.9,
+        "weight_decay": 0.0005,
+    }  # P1 section 4.2

@@ -1,0 +1,104 @@
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomaly_lab.config import check, compose, conf_dir, hash_basis, hash_of, locate
+from anomaly_lab.data.records import DefectDataset
+from anomaly_lab.errors import ConfigError
+
+ROOT = ["dataset.root=/somewhere"]
+DATASETS = sorted(path for path in conf_dir().glob("dataset/*.yaml") if path.stem != "base")  # a part of the others
+
+
+@pytest.mark.parametrize("path", DATASETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("model", sorted(path.stem for path in conf_dir().glob("model/*.yaml")))
+def test_every_dataset_composes_with_every_model(path, model):
+    extra = ["dataset.category=carpet"] if path.stem == "mvtec" else []
+    config = compose("train", [f"dataset={path.stem}", f"model={model}", *extra])
+    assert config["dataset"]["name"] == path.stem
+    assert config["dataset"]["protocol"] == config["model"]["protocol"]
+    assert config["trainer"]["max_epochs"] == config["model"]["max_epochs"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model=dpea"], ["model=dpea", "'dpae'"]),
+        (["dataset=mtt"], ["dataset=mtt", "'mt'"]),
+        (["model.latnt_dim=3"], ["'model.latnt_dim'", "'model.latent_dim'"]),
+        (["sed=3"], ["'sed'", "'seed'"]),
+        (["dataset=mvtec"], ["dataset.category", "no value"]),
+        (["model.latent_dim=[1"], ["model.latent_dim=[1", "key=value"]),
+        (["dataset.root"], ["dataset.root", "key=value"]),
+    ],
+)
+def test_a_mistake_is_named_with_what_was_meant(overrides, words):
+    with pytest.raises(ConfigError) as error:
+        check("train", overrides)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_sweep_with_one_unknown_name_is_refused_as_a_whole():
+    with pytest.raises(ConfigError, match="'dpae'"):
+        check("train", ["-m", "model=dpae,dpaee", "seed=0,1"])
+    assert check("train", ["-m", "model=dpae", "model.latent_dim=16,32"])["model"]["latent_dim"] == 16
+
+
+def test_the_hash_ignores_where_and_how_but_not_what():
+    def hash_with(*overrides):
+        return hash_of(hash_basis(compose("train", list(overrides)), "split"))
+
+    plain = hash_with()
+    same = ["dataset.root=/elsewhere", "dataset.num_workers=3", "runs_dir=x", "trainer.accelerator=cpu", "tags=[a]"]
+    assert {hash_with(override) for override in same} == {plain}
+    other = ["model.latent_dim=5", "model.optimizer.lr=0.5", "trainer.max_epochs=3", "dataset.flip=false"]
+    other += ["trainer.precision=bf16-mixed", "model.version=9", "dataset.image_size=64", "checkpoint=best"]
+    assert len({plain, *(hash_with(override) for override in other)}) == len(other) + 1
+    assert hash_of(hash_basis(compose("train", []), "another split")) != plain
+
+
+@given(st.dictionaries(st.text(min_size=1), st.one_of(st.integers(), st.text(), st.none()), max_size=5))
+def test_a_new_option_that_is_null_changes_no_hash(more):
+    config = compose_once()
+    extended = {**config, "model": {**more, **config["model"]}}
+    changed = any(value is not None for key, value in more.items() if key not in config["model"])
+    assert (hash_of(hash_basis(extended, "s")) == hash_of(hash_basis(config, "s"))) != changed
+
+
+def compose_once(kept={}):  # noqa: B006  # composing takes 50 ms
+    if not kept:
+        kept.update(compose("train", ROOT))
+    return kept
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "anomaly_lab.runs.subprocess.Popen",  # reached through a module of ours
+        "anomaly_lab.runs.Path",
+        "anomaly_lab.nowhere.Thing",
+        "anomaly_lab_evil.Thing",
+        "anomaly_lab.runs.Run",  # ours, but no dataset
+        "builtins.eval",
+        "",
+    ],
+)
+def test_a_target_that_is_no_dataset_of_ours_is_refused(target):
+    with pytest.raises(ConfigError):
+        locate(target, DefectDataset)
+
+
+def test_a_package_of_the_users_is_allowed_by_the_users_word(tmp_path, monkeypatch):
+    (tmp_path / "my_lines.py").write_text(
+        "from anomaly_lab.data.records import DefectDataset\n"
+        "class Belt(DefectDataset):\n    def scan(self):\n        return []\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="my_lines"):
+        locate("my_lines.Belt", DefectDataset)
+    assert "my_lines" not in sys.modules  # refused before it could run anything
+    assert locate("my_lines.Belt", DefectDataset, ["my_lines"]).__name__ == "Belt"

@@ -1,0 +1,220 @@
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from anomaly_lab.cli import main
+from anomaly_lab.runs import Run
+
+
+def runs_below(tiny):
+    root = Path(tiny[-1].partition("=")[2])
+    return sorted(path.parent for path in root.glob("*/*/*/metrics.json"))
+
+
+def weights(run):
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_one_command_leaves_a_whole_run(tiny, capsys):
+    assert main(["train", *tiny]) == 0
+    (run,) = runs_below(tiny)
+    content = json.loads((run / "metrics.json").read_text())
+    assert content["status"] == "finished"
+    with (run / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    split = json.loads((run / "split.json").read_text())["lists"]
+    assert [row["path"] for row in rows] == [record["path"] for record in split["test"]]
+    labels = [int(row["label"]) for row in rows]
+    for name, metric in (("score", "image_auroc"), ("RLX", "image_auroc_RLX"), ("PL2", "image_auroc_PL2")):
+        auroc = roc_auc_score(labels, [float(row[name]) for row in rows])
+        assert content["metrics"][metric] == pytest.approx(auroc, abs=1e-6)
+    assert {"floor_knn_auroc", "floor_pca_auroc", "floor_all_f1", "image_auroc_ci"} <= content["metrics"].keys()
+    for path in ("config.yaml", "curves.csv", "figures/roc.png", "figures/scores.png", "figures/cases.png"):
+        assert (run / path).stat().st_size > 0
+    assert set(torch.load(run / "checkpoints/last.ckpt", weights_only=True)) == {"state_dict", "epoch", "history"}
+    shown = capsys.readouterr().out
+    assert f"{content['metrics']['image_auroc']:.3f}" in shown
+    assert f"{content['metrics']['floor_knn_auroc']:.3f}" in shown
+
+
+def test_a_finished_run_is_left_alone_without_importing_torch(tiny, capsys):
+    assert main(["train", *tiny]) == 0
+    (run,) = runs_below(tiny)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    code = (
+        "import sys; from anomaly_lab.cli import main; status = main(sys.argv[1:]);"
+        "print('torch' in sys.modules, 'lightning' in sys.modules, status)"
+    )
+    again = subprocess.run([sys.executable, "-c", code, "train", *tiny], capture_output=True, text=True, check=True)
+    assert again.stdout.splitlines()[-1] == "False False 0"
+    assert "nothing was trained" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert main(["train", *tiny, "force=true"]) == 0
+    assert (run / "metrics.json").stat().st_mtime_ns > before[run / "metrics.json"]
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights_bit_for_bit(tiny, tmp_path):
+    long = [*tiny, "trainer.max_epochs=25", "model.prototype_rate=0.3"]
+    undisturbed = [*long, f"runs_dir={tmp_path / 'undisturbed'}"]
+    assert main(["train", *undisturbed]) == 0
+    with subprocess.Popen([sys.executable, "-m", "anomaly_lab", "train", *long], stderr=subprocess.PIPE) as training:
+        curves = _wait_for(training, Path(tiny[-1].partition("=")[2]), rows=3)
+        training.send_signal(signal.SIGKILL)
+    (killed,) = runs_below(tiny)
+    assert Run(killed).status() == "interrupted"
+    assert 3 <= _rows(curves) < 25, "the training was to be killed in the middle"
+    assert main(["train", *long]) == 0
+    (expected,) = (tmp_path / "undisturbed").glob("*/*/*-s0")
+    for name, tensor in weights(expected).items():
+        assert torch.equal(tensor, weights(killed)[name]), name
+    assert (killed / "scores.csv").read_bytes() == (expected / "scores.csv").read_bytes()
+    losses = [[row["loss"] for row in csv.DictReader((run / "curves.csv").open())] for run in (killed, expected)]
+    assert len(losses[0]) == 25
+    assert losses[0] == losses[1]
+
+
+def _wait_for(training, root, rows):
+    for _ in range(1200):
+        found = list(root.glob("*/*/*/curves.csv"))
+        if found and _rows(found[0]) >= rows:
+            return found[0]
+        assert training.poll() is None, training.stderr.read().decode()
+        time.sleep(0.05)
+    raise AssertionError("no epoch was finished in a minute")
+
+
+def _rows(path):
+    return len(path.read_text().splitlines()) - 1
+
+
+def test_a_run_that_was_cut_off_while_it_was_scored_is_not_trained_again(tiny, monkeypatch):
+    assert main(["train", *tiny]) == 0
+    (run,) = runs_below(tiny)
+    expected = (run / "scores.csv").read_bytes()
+    content = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**content, "status": "running"}))
+    (run / "scores.csv").unlink()
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", lambda *_, **__: pytest.fail("trained again"))
+    assert main(["train", *tiny]) == 0
+    assert (run / "scores.csv").read_bytes() == expected
+
+
+def test_a_sweep_leaves_its_runs_and_one_table(tiny, capsys):
+    sweep = ["-m", "model.latent_dim=4,8", "seed=0,1", "trainer.max_epochs=1"]
+    assert main(["train", *[t for t in tiny if "latent_dim" not in t and "max_epochs" not in t], *sweep]) == 0
+    assert len(runs_below(tiny)) == 4
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"^\W*latent_dim=[48].*seed=[01]", shown.replace("model.", ""), re.M)) == 4, shown
+
+
+def test_a_failing_job_of_a_sweep_is_named_and_the_others_finish(tiny, capsys, caplog):
+    sweep = ["-m", "model.latent_dim=4,-1,8,6", "trainer.max_epochs=1"]
+    assert main(["train", *[t for t in tiny if "latent_dim" not in t and "max_epochs" not in t], *sweep]) == 1
+    states = [json.loads((run / "metrics.json").read_text())["status"] for run in runs_below(tiny)]
+    assert sorted(states) == ["failed", "finished", "finished", "finished"]
+    failed = next(run for run in runs_below(tiny) if Run(run).status() == "failed")
+    assert "Traceback" in (failed / "error.txt").read_text()
+    assert "model=dpae" in caplog.text
+    assert "failed" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_stops_with_the_epoch_and_keeps_the_last_good_checkpoint(tiny, caplog, monkeypatch):
+    from anomaly_lab.models.dpae import DPAE
+
+    step = DPAE.training_step
+    monkeypatch.setattr(
+        DPAE, "training_step", lambda self, b, i: step(self, b, i) * (float("nan") if self.current_epoch == 2 else 1.0)
+    )
+    assert main(["train", *tiny, "trainer.max_epochs=5"]) == 1
+    (run,) = runs_below(tiny)
+    content = json.loads((run / "metrics.json").read_text())
+    assert content["status"] == "failed"
+    assert "epoch 3 of 5" in content["cause"]
+    assert "model.optimizer.lr" in content["cause"]
+    kept = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert kept["epoch"] == 1
+    assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values() if tensor.is_floating_point())
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PK\x03\x04x"])
+def test_a_truncated_checkpoint_is_named(tiny, caplog, damage):
+    assert main(["train", *tiny]) == 0
+    (run,) = runs_below(tiny)
+    content = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**content, "status": "running"}))
+    checkpoint = run / "checkpoints/last.ckpt"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    assert main(["train", *tiny]) == 1
+    assert "last.ckpt" in caplog.text
+    assert "damaged" in caplog.text
+
+
+def test_a_checkpoint_that_carries_code_is_refused_and_not_run(tiny, caplog, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "went-off",))
+
+    assert main(["train", *tiny]) == 0
+    (run,) = runs_below(tiny)
+    torch.save({"state_dict": {}, "epoch": 0, "history": Bomb()}, run / "checkpoints/last.ckpt")
+    assert main(["evaluate", f"run={run}"]) == 2
+    assert not (tmp_path / "went-off").exists()
+
+
+def test_the_best_epoch_on_val_is_an_option(tiny):
+    assert main(["train", *tiny, "checkpoint=best", "trainer.max_epochs=3"]) == 0
+    (run,) = runs_below(tiny)
+    curve = [float(row["val_image_auroc"]) for row in csv.DictReader((run / "curves.csv").open())]
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["epoch"]
+    assert curve[best] == max(curve)
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert metrics["val_image_auroc"] == pytest.approx(max(curve), abs=1e-6)
+
+
+def test_normal_pictures_only_give_a_threshold_and_reasons_for_the_rest(tiny, pictures):
+    only = [f"dataset.root={pictures / 'good'}" if t.startswith("dataset.root") else t for t in tiny]
+    assert main(["train", *only]) == 0
+    (run,) = runs_below(tiny)
+    content = json.loads((run / "metrics.json").read_text())
+    assert content["metrics"]["image_auroc"] is None
+    assert "image_auroc" in content["reasons"]
+    assert isinstance(content["metrics"]["threshold"], float)
+    assert "too few" in json.dumps(content["reasons"])  # 6 held-out pictures
+
+
+def test_an_estimate_comes_before_the_training(tiny, caplog):
+    caplog.set_level("INFO", logger="anomaly_lab")
+    assert main(["train", *tiny, "trainer.estimate=true"]) == 0
+    assert re.search(r"Training: 2 epochs of \d+ batches, about \d+ s and \d+\.\d GiB of memory", caplog.text)
+
+
+def test_an_estimate_changes_nothing(tiny, tmp_path):
+    other = [*tiny, f"runs_dir={tmp_path / 'other'}"]
+    assert main(["train", *tiny]) == 0
+    assert main(["train", *other, "trainer.estimate=true"]) == 0
+    (a,) = runs_below(tiny)
+    (b,) = runs_below(other)
+    assert (a / "scores.csv").read_bytes() == (b / "scores.csv").read_bytes()
+
+
+def test_wandb_offline_leaves_one_run_per_job(tiny):
+    assert (
+        main(
+            ["train", *[t for t in tiny if "epochs" not in t], "-m", "logger=wandb", "seed=0,1", "trainer.max_epochs=1"]
+        )
+        == 0
+    )
+    runs = runs_below(tiny)
+    assert len(runs) == 2
+    for run in runs:
+        (folder,) = (run / "wandb").glob("offline-run-*")
+        assert folder.name.endswith("-".join(run.parts[-3:]))
