@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 import sys
 from collections.abc import Sequence
 
-from anomaly_lab.errors import LabError
+from anomaly_lab.errors import LabError, nearest
 
 VERBS = {
     "train": "train a method on a dataset, or sweep over options with -m",
@@ -45,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"anomaly-lab {version('anomaly_lab')}")
         return 0
     if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        print(f"error: there is no verb {verb!r}.{hint} Known: {', '.join(VERBS)}.", file=sys.stderr)
+        print(f"error: there is no verb {verb!r}. {nearest(verb, VERBS)}", file=sys.stderr)
         return 2
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("anomaly_lab").setLevel(logging.INFO)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from anomaly_lab.errors import ConfigError
+from anomaly_lab.errors import ConfigError, nearest
 
 Config = dict[str, Any]
 T = TypeVar("T")
@@ -36,12 +35,6 @@ def conf_dir() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint such as ` Did you mean 'dpae'?`, or nothing when no known name is near."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
 def compose(verb: str, overrides: Sequence[str]) -> Config:
     """The resolved configuration of `conf/<verb>.yaml` under the overrides, as plain containers.
 
@@ -62,9 +55,7 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
         except MissingConfigException as error:
             group, _, name = str(error.missing_cfg_file or "").rpartition("/")
             options = [str(option) for option in error.options or []]
-            raise ConfigError(
-                f"There is no {group}={name}.{nearest(name, options)} Known: {', '.join(options)}."
-            ) from None
+            raise ConfigError(f"There is no {group}={name}. {nearest(name, options)}") from None
         except ConfigCompositionException as error:
             cause = error.__cause__
             if not isinstance(cause, ConfigAttributeError | ConfigKeyError):
@@ -72,7 +63,7 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
             wrong = str(cause.full_key)
             kept = [text for text, override in zip(overrides, parsed, strict=True) if override.key_or_group != wrong]
             known = _dotted(OmegaConf.to_container(hydra_compose(verb, kept), resolve=False))
-            raise ConfigError(f"There is no option {wrong!r}.{nearest(wrong, known)}") from None
+            raise ConfigError(f"There is no option {wrong!r}. {nearest(wrong, known, listed=False)}") from None
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(str(error).splitlines()[0]) from None
 
@@ -86,7 +77,7 @@ def check(verb: str, arguments: Sequence[str]) -> Config:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
-    texts = [text for text in arguments if not text.startswith("-")]
+    texts = [text for text in arguments if text not in ("-m", "--multirun")]
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
     except OverrideParseException as error:

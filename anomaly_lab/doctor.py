@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import yaml
 

@@ -1,5 +1,18 @@
 """Errors that are the user's to mend: each names the file or the option, and says what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(name: object, known: Iterable[str], *, listed: bool = True) -> str:
+    """The end of an error about an unknown name: the nearest known one, then, if `listed`, all of them."""
+    known = list(known)
+    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = [f"Did you mean {close[0]!r}?"] if close else []
+    return " ".join([*hint, f"Known: {', '.join(known)}."] if listed else hint)
+
 
 class LabError(Exception):
     """What the command line prints as `error: ...`, without a traceback."""

@@ -39,6 +39,7 @@ _QUIET = (
     "GPU available but not used",
     "`isinstance.treespec, LeafSpec.` is deprecated",
     "Trying to infer the `batch_size`",
+    "You defined a `validation_step` but have no `val_dataloader`",
 )
 
 

@@ -31,7 +31,8 @@ _GALLERY = 10  # images from each end of the normal and of the defective test im
 def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: Path, splits: Path) -> dict[str, Any]:
     """Score every list but the training one; writes scores.csv, predictions/ and figures/ into `output`.
 
-    What is known of the split is kept in the folder `splits`. Returns `metrics`, `reasons` and `seconds`, under the names of the design's section 4.
+    What is known of the split is kept in the folder `splits`. Returns what metrics.json holds: `metrics`, `reasons`,
+    `seconds` and `leakage`.
     """
     plan = data.plan
     trainer = Trainer(
@@ -62,7 +63,7 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
         latents = {name: columns["test"][name].astype(np.float32) for name in model.latent_names}
         if latents:
             _save_arrays(folder / "latents.npz", {"index": test.index, "label": test.label, **latents})
-    draw_all(output)
+    draw_all(output, metrics)
     _draw_leaks(about["leakage"]["pairs"], data.store, output / "figures" / "leakage.png")
     return {"metrics": metrics, "reasons": reasons, "seconds": {}, "leakage": about["leakage"]}
 

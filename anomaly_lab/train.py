@@ -38,12 +38,16 @@ class Outcome:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab train ARGUMENTS`; the exit status is 0 if every job is finished."""
-    flags = [argument for argument in arguments if argument.startswith("-")]
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    if flags - {"-m", "--multirun"}:  # such as `--cfg job`, which Hydra answers by itself
+        _hand_to_hydra(list(arguments))
+        return 0
     config = check("train", arguments)
     if not flags:
         return _finish_single(run_job(config, list(arguments)))
     sweep = Path(config["runs_dir"]) / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    _hand_to_hydra([*arguments, f"hydra.sweep.dir={sweep}"])
+    # Hydra's parser wants its flag before the overrides
+    _hand_to_hydra(["--multirun", *(a for a in arguments if a not in flags), f"hydra.sweep.dir={sweep}"])
     outcomes = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(sweep.glob("*/job.json"))]
     if outcomes:
         _show_sweep(outcomes)

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 os.environ.setdefault("WANDB_MODE", "offline")
+# tiny networks gain nothing from threads, and threads that wait for each other crawl on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # the smallest DPAE: what a test needs to run through the whole line in a second
 TINY = [

@@ -20,6 +20,11 @@ def runs_below(tiny):
     return sorted(path.parent for path in root.glob("*/*/*/metrics.json"))
 
 
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def weights(run):
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
@@ -29,8 +34,7 @@ def test_one_command_leaves_a_whole_run(tiny, capsys):
     (run,) = runs_below(tiny)
     content = json.loads((run / "metrics.json").read_text())
     assert content["status"] == "finished"
-    with (run / "scores.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(run / "scores.csv")
     split = json.loads((run / "split.json").read_text())["lists"]
     assert [row["path"] for row in rows] == [record["path"] for record in split["test"]]
     labels = [int(row["label"]) for row in rows]
@@ -77,7 +81,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights_bit_for_bit(ti
     for name, tensor in weights(expected).items():
         assert torch.equal(tensor, weights(killed)[name]), name
     assert (killed / "scores.csv").read_bytes() == (expected / "scores.csv").read_bytes()
-    losses = [[row["loss"] for row in csv.DictReader((run / "curves.csv").open())] for run in (killed, expected)]
+    losses = [[row["loss"] for row in rows_of(run / "curves.csv")] for run in (killed, expected)]
     assert len(losses[0]) == 25
     assert losses[0] == losses[1]
 
@@ -173,7 +177,7 @@ def test_a_checkpoint_that_carries_code_is_refused_and_not_run(tiny, caplog, tmp
 def test_the_best_epoch_on_val_is_an_option(tiny):
     assert main(["train", *tiny, "checkpoint=best", "trainer.max_epochs=3"]) == 0
     (run,) = runs_below(tiny)
-    curve = [float(row["val_image_auroc"]) for row in csv.DictReader((run / "curves.csv").open())]
+    curve = [float(row["val_image_auroc"]) for row in rows_of(run / "curves.csv")]
     best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["epoch"]
     assert curve[best] == max(curve)
     metrics = json.loads((run / "metrics.json").read_text())["metrics"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 
 from anomaly_lab.data.records import GOOD, Record, image_files
@@ -13,14 +12,6 @@ from anomaly_lab.errors import DataError
 log = logging.getLogger("anomaly_lab")
 
 NAMED = 20  # how many names a message lists before it only counts them
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the nearest known one, then all of them."""
-    known = list(known)
-    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(known)}."
 
 
 def name_list(names: Iterable[str]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from anomaly_lab.data.layouts import contents, nearest, scan_parts, warn_other_count
+from anomaly_lab.data.layouts import contents, scan_parts, warn_other_count
 from anomaly_lab.data.records import DefectDataset, Record
-from anomaly_lab.errors import ConfigError, DataError
+from anomaly_lab.errors import ConfigError, DataError, nearest
 
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
 OBJECTS = (
@@ -46,7 +46,7 @@ class MVTecAD(DefectDataset):
         super().__init__(root)
         if category not in CATEGORIES:
             raise ConfigError(
-                f"dataset.category={category!r} is no category of MVTec AD; {nearest(category, CATEGORIES)}"
+                f"dataset.category={category!r} is no category of MVTec AD. {nearest(category, CATEGORIES)}"
             )
         self.category = category
 

@@ -11,8 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_lab.data.layouts import nearest
-from anomaly_lab.errors import ConfigError
+from anomaly_lab.errors import ConfigError, nearest
 
 VISIBLE = 3  # grey levels: a smaller change of every channel is taken back, so the mask is all that changed
 FAINT, STRONG = 18.0, 80.0  # grey levels at a defect's strongest point
@@ -87,7 +86,7 @@ def paint(image: Image, kind: str, seed: int) -> tuple[Image, Image]:
         ConfigError: if the kind is unknown.
     """
     if kind not in PAINTERS:
-        raise ConfigError(f"There is no painted defect {kind!r}: {nearest(kind, KINDS)}")
+        raise ConfigError(f"There is no painted defect {kind!r}. {nearest(kind, KINDS)}")
     rng = np.random.default_rng([KINDS.index(kind), seed])
     strength = np.exp(rng.uniform(np.log(FAINT), np.log(STRONG)))  # as eyes grade it, so faint ones are not rare
     sign = -1.0 if rng.random() < (0.8 if kind == "stain" else 0.5) else 1.0

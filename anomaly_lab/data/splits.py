@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import PurePosixPath
 from typing import Any, cast
 
-from anomaly_lab.data.layouts import nearest
 from anomaly_lab.data.normal_only import PAINTED_KINDS as PAINTED_KINDS
 from anomaly_lab.data.normal_only import split_normal_only
 from anomaly_lab.data.records import Record
-from anomaly_lab.errors import ConfigError, DataError
+from anomaly_lab.errors import ConfigError, DataError, nearest
 
 PROTOCOLS = {"normal_only": split_normal_only}
 SPLITS = ("by_group", "by_tile", "random")
@@ -51,7 +50,7 @@ class SplitOptions:
         for name, known in (("protocol", tuple(PROTOCOLS)), ("split", SPLITS)):
             value = getattr(self, name)
             if value not in known:
-                raise ConfigError(f"dataset.{name}={value!r} is unknown: {nearest(value, known)}")
+                raise ConfigError(f"dataset.{name}={value!r} is unknown. {nearest(value, known)}")
         for name in ("split_seed", "train_count", "val_count", "test_normal_count"):
             value = getattr(self, name)
             lowest = 1 if name == "train_count" else 0
@@ -177,7 +176,7 @@ def _record(value: object, where: str) -> Record:
             raise DataError(f"{where}: {path!r} is no path below the dataset's folder.")
     for field, known in (("part", ("train", "test")), ("painted", PAINTED_KINDS)):
         if value.get(field, known[0]) not in known:
-            raise DataError(f"{where}: {field}={value[field]!r} is unknown: {nearest(value[field], known)}")
+            raise DataError(f"{where}: {field}={value[field]!r} is unknown. {nearest(value[field], known)}")
     return Record(**value)
 
 

@@ -54,7 +54,7 @@ class TestMVTec:
 
     def test_unknown_category_names_the_nearest(self, tmp_path):
         assert len(CATEGORIES) == 15
-        with pytest.raises(ConfigError, match="did you mean 'leather'"):
+        with pytest.raises(ConfigError, match="Did you mean 'leather'"):
             MVTecAD(tmp_path, "lether")
         with pytest.raises(ConfigError, match="toothbrush"):
             MVTecAD(tmp_path)

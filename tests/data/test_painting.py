@@ -14,7 +14,7 @@ def grey(height, width, level=120):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("level", [0, 30, 128, 255])
+@pytest.mark.parametrize("level", [0, 128, 255])
 @pytest.mark.parametrize("shape", [(64, 64), (203, 75)])
 def test_the_mask_is_exactly_what_changed(kind, level, shape):
     image = grey(*shape, level)
@@ -67,7 +67,7 @@ def test_a_defect_grows_with_the_image(kind):
 
 
 def test_an_unknown_kind_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"'scrach'.*did you mean 'scratch'"):
+    with pytest.raises(ConfigError, match=r"'scrach'.*Did you mean 'scratch'"):
         paint(grey(32, 32), "scrach", 0)
 
 

@@ -89,7 +89,7 @@ def test_version_1_stays_as_it_is(case):
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_masks_are_exact_and_grades_ascend(defect, texture):
     changes = []
-    for grade in GRADES:
+    for grade in (GRADES[0], GRADES[-1]):
         kinds = [(draw((5, seed), texture, defect, grade), draw((5, seed), texture)) for seed in range(1, 3)]
         for damaged, whole in kinds:
             change = np.abs(damaged.image.astype(int) - whole.image).max(axis=-1)
@@ -98,8 +98,7 @@ def test_masks_are_exact_and_grades_ascend(defect, texture):
             assert (change[mask] > 0).mean() > 0.7, "marked and unchanged"
             assert 0.003 < mask.mean() < 0.15
             changes.append(change.sum())
-    faint, strong = np.sum(changes[:2]), np.sum(changes[-2:])
-    assert strong > 1.2 * faint
+    assert sum(changes[2:]) > 1.2 * sum(changes[:2])
 
 
 def test_further_images_are_new_and_cover_every_pair():
