@@ -85,12 +85,16 @@ def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule)
                 num_sanity_val_steps=0,
                 default_root_dir=run.path,
             )
-            trainer.fit(model, datamodule=data, ckpt_path=last if checkpoint is not None else None, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+            resume = last if checkpoint is not None else None
+            try:
+                trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+            except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM: not failed, the same command goes on
+                raise KeyboardInterrupt from None
+        if epochs == 0:  # untrained, to compare with
+            _save_weights(last, {"state_dict": model.state_dict(), "epoch": -1}, history)
         for path in (last, best):
             if path.exists():
-                _keep_weights_only(path, history)
+                _save_weights(path, load_checkpoint(path), history)  # a finished run needs no optimizer
     restore(model, load_checkpoint(best if config["checkpoint"] == "best" else last))
     return history
 
@@ -208,10 +212,10 @@ def _best_checkpoint(folder: Path) -> ModelCheckpoint:
     return ModelCheckpoint(folder, "best", monitor="val_image_auroc", mode="max", enable_version_counter=False)
 
 
-def _keep_weights_only(path: Path, history: History) -> None:
-    """A finished run needs no optimizer; the file is replaced in one step."""
-    content = load_checkpoint(path)
-    slim = {"state_dict": content["state_dict"], "epoch": content["epoch"], "history": history.state_dict()}
+def _save_weights(path: Path, checkpoint: dict[str, Any], history: History) -> None:
+    """Write weights, epoch and curves; the file is replaced in one step."""
+    slim = {"state_dict": checkpoint["state_dict"], "epoch": checkpoint["epoch"], "history": history.state_dict()}
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp")
     torch.save(slim, temporary)
     temporary.replace(path)

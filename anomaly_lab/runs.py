@@ -73,6 +73,11 @@ class Run:
         return self.path / "scores.csv"
 
     @property
+    def leakage_file(self) -> Path:
+        """Near-duplicates across training and test."""
+        return self.path / "leakage.json"
+
+    @property
     def error_file(self) -> Path:
         """The traceback of a failed run."""
         return self.path / "error.txt"

@@ -31,8 +31,8 @@ _GALLERY = 10  # images from each end of the normal and of the defective test im
 def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: Path, splits: Path) -> dict[str, Any]:
     """Score every list but the training one; writes scores.csv, predictions/ and figures/ into `output`.
 
-    What is known of the split is kept in the folder `splits`. Returns what metrics.json holds: `metrics`, `reasons`,
-    `seconds` and `leakage`.
+    Also leakage.json; what is known of the split is kept in the folder `splits`. Returns what metrics.json holds:
+    `metrics`, `reasons` and `seconds`.
     """
     plan = data.plan
     trainer = Trainer(
@@ -63,9 +63,10 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
         latents = {name: columns["test"][name].astype(np.float32) for name in model.latent_names}
         if latents:
             _save_arrays(folder / "latents.npz", {"index": test.index, "label": test.label, **latents})
+    write_json(output / "leakage.json", about["leakage"])
     draw_all(output, metrics)
     _draw_leaks(about["leakage"]["pairs"], data.store, output / "figures" / "leakage.png")
-    return {"metrics": metrics, "reasons": reasons, "seconds": {}, "leakage": about["leakage"]}
+    return {"metrics": metrics, "reasons": reasons, "seconds": {}}
 
 
 def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
@@ -79,7 +80,11 @@ def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
     train_grey, test_grey = (_greys(store, records) for records in (train, test))
     metrics, reasons = floors(train_grey, test_grey, np.array([record.label for record in test]))
     leaks = find_leaks(thumbnails(train_grey), thumbnails(test_grey), [r.path for r in train], [r.path for r in test])
-    found = {"metrics": metrics, "reasons": reasons, "leakage": leaks.to_json() | {"sentence": leaks.sentence()}}
+    found = {
+        "metrics": metrics,
+        "reasons": reasons,
+        "leakage": leaks.to_json() | {"sentence": leaks.sentence(split=plan.split.options.split)},
+    }
     write_json(path, found)
     return found
 

@@ -129,6 +129,8 @@ def _finish_single(outcome: Outcome) -> int:
     Console().print(result_table(content["metrics"], content["reasons"], title="/".join(run.path.parts[-3:])))
     if outcome.status == "skipped":
         log.info("This run is finished; nothing was trained. force=true runs it again.")
+    for sentence in (*run.split().notes, json.loads(run.leakage_file.read_text(encoding="utf-8"))["sentence"]):
+        log.info("%s", sentence)
     log.info("Run directory: %s\nLook at:       %s", run.path, run.path / "figures" / "cases.png")
     return 0
 

@@ -1,10 +1,13 @@
 """Shared fixtures: a private image cache, and a folder of small pictures to train on."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from anomaly_lab.cli import main
 
 os.environ.setdefault("WANDB_MODE", "offline")
 # tiny networks gain nothing from threads, and threads that wait for each other crawl on a busy machine
@@ -26,9 +29,11 @@ TINY = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("ANOMALY_LAB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(autouse=True, scope="session")
+def private_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANOMALY_LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +61,21 @@ def pictures(tmp_path_factory):
 def tiny(pictures, tmp_path):
     """Overrides of a run that trains in a second, below a folder of its own."""
     return [*TINY, f"dataset.root={pictures}", f"runs_dir={tmp_path / 'runs'}"]
+
+
+@pytest.fixture(scope="session")
+def trained_once(pictures, tmp_path_factory):
+    root = tmp_path_factory.mktemp("trained")
+    assert main(["train", *TINY, f"dataset.root={pictures}", f"runs_dir={root}"]) == 0
+    return root
+
+
+@pytest.fixture
+def finished(trained_once, tiny, tmp_path):
+    """The directory of the finished run that `tiny` asks for, to do with as one likes."""
+    shutil.copytree(trained_once, tmp_path / "runs")
+    (run,) = (tmp_path / "runs").glob("*/*/*-s0")
+    return run
 
 
 @pytest.fixture(autouse=True)

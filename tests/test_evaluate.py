@@ -7,61 +7,54 @@ import pytest
 from anomaly_lab.cli import main
 
 
-@pytest.fixture
-def run(tiny, tmp_path):
-    assert main(["train", *tiny]) == 0
-    (path,) = (tmp_path / "runs").glob("*/*/*-s0")
-    return path
-
-
-def test_the_same_scores_come_again(run, capsys):
-    before = (run / "scores.csv").read_bytes()
-    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
-    (run / "scores.csv").unlink()
-    assert main(["evaluate", f"run={run}"]) == 0
-    assert (run / "scores.csv").read_bytes() == before
-    again = json.loads((run / "metrics.json").read_text())
+def test_the_same_scores_come_again(finished, capsys):
+    before = (finished / "scores.csv").read_bytes()
+    metrics = json.loads((finished / "metrics.json").read_text())["metrics"]
+    (finished / "scores.csv").unlink()
+    assert main(["evaluate", f"run={finished}"]) == 0
+    assert (finished / "scores.csv").read_bytes() == before
+    again = json.loads((finished / "metrics.json").read_text())
     assert again["metrics"] == metrics
     assert again["status"] == "finished"
     assert {"train", "evaluate"} <= again["seconds"].keys()
 
 
-def test_images_may_have_moved(run, pictures, tmp_path, capsys):
-    before = (run / "scores.csv").read_bytes()
+def test_images_may_have_moved(finished, pictures, tmp_path, capsys):
+    before = (finished / "scores.csv").read_bytes()
     moved = tmp_path / "moved"
     shutil.copytree(pictures, moved)
     output = tmp_path / "elsewhere"
-    assert main(["evaluate", f"run={run}", f"dataset.root={moved}", f"output={output}"]) == 0
+    assert main(["evaluate", f"run={finished}", f"dataset.root={moved}", f"output={output}"]) == 0
     assert (output / "scores.csv").read_bytes() == before
     (moved / "spot/040.png").unlink()
-    assert main(["evaluate", f"run={run}", f"dataset.root={moved}", f"output={output}"]) == 2
+    assert main(["evaluate", f"run={finished}", f"dataset.root={moved}", f"output={output}"]) == 2
     assert "spot/040.png" in capsys.readouterr().err
 
 
-def test_what_is_no_finished_run_is_refused(run, tmp_path, capsys):
+def test_what_is_no_finished_run_is_refused(finished, tmp_path, capsys):
     assert main(["evaluate", f"run={tmp_path / 'nowhere'}"]) == 2
     assert main(["evaluate"]) == 2
     assert "run has no value" in capsys.readouterr().err
-    content = json.loads((run / "metrics.json").read_text())
-    (run / "metrics.json").write_text(json.dumps({**content, "status": "failed"}))
-    assert main(["evaluate", f"run={run}"]) == 2
+    content = json.loads((finished / "metrics.json").read_text())
+    (finished / "metrics.json").write_text(json.dumps({**content, "status": "failed"}))
+    assert main(["evaluate", f"run={finished}"]) == 2
     assert "is failed" in capsys.readouterr().err
 
 
-def test_a_missing_checkpoint_is_named(run, capsys):
-    assert main(["evaluate", f"run={run}", "checkpoint=best"]) == 2
+def test_a_missing_checkpoint_is_named(finished, capsys):
+    assert main(["evaluate", f"run={finished}", "checkpoint=best"]) == 2
     assert "best.ckpt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["os.system", "anomaly_lab.runs.subprocess.Popen"])
 @pytest.mark.parametrize("part", ["model", "dataset", "optimizer"])
-def test_a_strangers_config_runs_no_code_of_its_choice(run, capsys, part, target):
+def test_a_strangers_config_runs_no_code_of_its_choice(finished, capsys, part, target):
     import yaml
 
-    config = yaml.safe_load(Path(run / "config.yaml").read_text())
+    config = yaml.safe_load(Path(finished / "config.yaml").read_text())
     node = config["model"]["optimizer"] if part == "optimizer" else config[part]
     node["_target_"] = target
     config["allow"] = ["os", "subprocess"]  # a run's own config allows nothing
-    Path(run / "config.yaml").write_text(yaml.safe_dump(config))
-    assert main(["evaluate", f"run={run}"]) == 2
+    Path(finished / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["evaluate", f"run={finished}"]) == 2
     assert "_target_" in capsys.readouterr().err

@@ -1,0 +1,93 @@
+"""What the figures share: colours, axes placed in inches, and names from outside as matplotlib can draw them.
+
+Nothing here uses pyplot, so no figure outlives its caller. Everything has a fixed place: laying out a figure
+automatically takes as long as drawing it twice.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 120
+# Okabe and Ito's colours, told apart by colour-blind readers; without the yellow, which fades in print.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY, DARK = "0.78", "0.3"
+
+
+def sheet(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty page of width x height inches, whose one invisible axes counts inches from the top left corner.
+
+    Many small pictures are drawn faster on one axes than with axes of their own.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    page.set_axis_off()
+    return figure, page
+
+
+def paste(page: Axes, picture: npt.NDArray[Any], box: tuple[float, float, float, float], **look: Any) -> None:
+    """Draw a picture, (H, W) or (H, W, 3), over a box (left, top, width, height) of a sheet."""
+    left, top, width, height = box
+    page.imshow(picture, extent=(left, left + width, top + height, top), aspect="auto", **look)
+
+
+def panels(
+    down: int,
+    across: int,
+    size: tuple[float, float],
+    margins: tuple[float, float, float, float],
+    gap: tuple[float, float] = (0, 0),
+    **shared: Any,
+) -> tuple[Figure, npt.NDArray[Any]]:
+    """A figure with `down` x `across` axes of one size, and the array of these axes; all lengths in inches.
+
+    `size` and `gap` are horizontal, then vertical; `margins` are left, right, top, bottom.
+    """
+    from matplotlib.figure import Figure
+
+    left, right, top, bottom = margins
+    width = left + across * size[0] + (across - 1) * gap[0] + right
+    height = top + down * size[1] + (down - 1) * gap[1] + bottom
+    places = {"left": left / width, "right": 1 - right / width, "top": 1 - top / height, "bottom": bottom / height}
+    spaces = {"wspace": gap[0] / size[0], "hspace": gap[1] / size[1]}
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(down, across, squeeze=False, gridspec_kw=places | spaces, **shared)
+    for one in axes.flat:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, np.asarray(axes)
+
+
+def set_heading(figure: Figure, what: str, title: str = "") -> None:
+    """Write what a figure shows, and of which run, into its top left corner."""
+    text = f"{what}, {plain(title)}" if title else what
+    width, height = figure.get_size_inches()
+    figure.suptitle(text, x=0.12 / width, y=1 - 0.1 / height, ha="left", va="top", fontsize=12)
+
+
+def counted(count: int) -> str:
+    """A number of images in words."""
+    return f"{count} image{'' if count == 1 else 's'}"
+
+
+def plain(text: str, length: int = 80, *, keep_end: bool = False) -> str:
+    """A name from outside as matplotlib can draw it: no formulas, no characters without a glyph, not too long."""
+    if len(text) > length:
+        text = f"…{text[1 - length :]}" if keep_end else f"{text[: length - 1]}…"
+    return "".join(char if ord(char) in _drawable() else "?" for char in text).replace("$", r"\$")
+
+
+@cache
+def _drawable() -> frozenset[int]:
+    from matplotlib import font_manager
+
+    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())

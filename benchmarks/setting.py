@@ -1,0 +1,82 @@
+"""What is measured: a composed configuration with its images, all in a folder that is thrown away."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import seed_everything
+
+from anomaly_lab.config import Config, compose
+from anomaly_lab.data.plan import DataPlan, make_plan
+from anomaly_lab.data.store import CACHE_VARIABLE
+from anomaly_lab.errors import ConfigError
+from anomaly_lab.fit import build_model
+from anomaly_lab.hardware import resolve_precision
+from anomaly_lab.models.dpae import DPAE
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A training configuration and its split.
+
+    Attributes:
+        folder: for whatever a measurement writes.
+        repeats: how often each side is measured.
+        seconds: how long one measurement of one side should take, about.
+        epochs: of training before an AUROC is taken.
+    """
+
+    config: Config
+    plan: DataPlan
+    folder: Path
+    repeats: int
+    seconds: float
+    epochs: int
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch."""
+        return self.plan.load.batch_size
+
+    def model(self) -> DPAE:
+        """The model with its first weights, the same ones at each call."""
+        seed_everything(self.config["seed"], verbose=False)
+        model = build_model(self.config)
+        if not isinstance(model, DPAE):
+            raise ConfigError(f"model={self.config['model']['name']}: the benchmarks know dpae only.")
+        return model
+
+
+def make_setting(overrides: Sequence[str], folder: Path, repeats: int, seconds: float, epochs: int) -> Setting:
+    """Compose the training configuration; the generated dataset is drawn into `folder` unless it has a root."""
+    config = compose("train", overrides)
+    config["trainer"]["precision"] = resolve_precision(config["trainer"]["precision"])
+    if config["dataset"]["name"] == "synthetic" and config["dataset"]["root"] is None:
+        config["dataset"]["root"] = str(folder / "synthetic")
+    return Setting(config, make_plan(config["dataset"], tuple(config["allow"])), folder, repeats, seconds, epochs)
+
+
+@contextmanager
+def cache_at(folder: Path) -> Iterator[None]:
+    """Keep decoded images below `folder` for a while."""
+    before = os.environ.get(CACHE_VARIABLE)
+    os.environ[CACHE_VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[CACHE_VARIABLE]
+        if before is not None:
+            os.environ[CACHE_VARIABLE] = before
+
+
+def now() -> float:
+    """The clock in seconds, once a GPU has done what it was asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

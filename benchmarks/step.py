@@ -1,0 +1,122 @@
+"""Part `step`: images per second of a training step, here and in a hand-written loop."""
+
+from __future__ import annotations
+
+import gc
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from anomaly_lab.data.datamodule import DefectDataModule
+from anomaly_lab.errors import LabError
+from anomaly_lab.fit import make_trainer
+from benchmarks.loops import Difference, Feed, InMemory, Window, train_ours, train_plain
+from benchmarks.setting import Setting
+
+BAR = 0.97  # of the hand-written loop's images per second
+WARM = 2  # steps before the clock starts
+CHECKED = 3  # steps after which both sides must have come to the same losses and weights
+
+
+class UnequalError(LabError):
+    """The two loops do not do the same work, so their times say nothing."""
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Time both loops in turn, with one batch in memory and with the training loader.
+
+    Raises:
+        UnequalError: if they do not come to the same losses and weights.
+    """
+    data = DefectDataModule(setting.plan, setting.config["seed"])
+    data.prepare()
+    loader = data.train_dataloader()
+    device = make_trainer(setting.config, logger=False, enable_checkpointing=False).strategy.root_device
+    difference, seconds = compare(setting, loader, device)
+    full = len(setting.plan.split.lists["train_normal"]) // setting.batch_size
+    window = Window(WARM, max(1, min(full - WARM, round(setting.seconds / seconds))))
+    batch = next(iter(loader))
+    batch["image"] = batch["image"].to(device)
+    feeds: dict[str, Feed] = {"in memory": InMemory(batch, window.total), "from the loader": loader}
+    return {
+        "device": str(device),
+        "precision": setting.config["trainer"]["precision"],
+        "batch_size": setting.batch_size,
+        "image_size": setting.plan.load.image_size,
+        "steps": window.steps,
+        "bar": BAR,
+        "difference": {"loss": difference.loss, "weights": difference.weights},
+        "feeds": {name: race(setting, feed, window, device) for name, feed in feeds.items()},
+    }
+
+
+def compare(setting: Setting, feed: Feed, device: torch.device) -> tuple[Difference, float]:
+    """Train both ways for a few steps; returns their difference and the plain loop's seconds per step.
+
+    Raises:
+        UnequalError: if the difference is more than rounding.
+    """
+    start, window = setting.model(), Window(1, CHECKED - 1)
+    ours = train_ours(setting.config, start, feed, window, setting.folder)
+    plain = train_plain(setting.config, start, feed, window, device)
+    difference = Difference.between(start, ours, plain)
+    # 0 on a CPU; a GPU's sums have no fixed order, and bf16 keeps 8 bits
+    tolerance = 1e-3 if setting.config["trainer"]["precision"] == "32-true" else 5e-2
+    if not difference.within(tolerance):
+        raise UnequalError(
+            f"The hand-written loop and the package disagree after {CHECKED} steps (losses by {difference.loss:.1e}, "
+            f"weights by {difference.weights:.1e} of the way): a speed ratio would mean nothing. Mend "
+            f"benchmarks/loops.py to follow the method."
+        )
+    return difference, plain.seconds / window.steps
+
+
+def race(setting: Setting, feed: Feed, window: Window, device: torch.device) -> dict[str, Any]:
+    """Images per second of both sides, repeat by repeat; who begins alternates."""
+    start = setting.model()
+    sides = {
+        "ours": partial(train_ours, setting.config, start, feed, window, setting.folder),
+        "plain": partial(train_plain, setting.config, start, feed, window, device),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(setting.repeats):
+        for name in sorted(sides, reverse=bool(repeat % 2)):
+            gc.collect()
+            speeds[name].append(window.steps * setting.batch_size / sides[name]().seconds)
+    ratios = [ours / plain for ours, plain in zip(speeds["ours"], speeds["plain"], strict=True)]
+    return {
+        "images_per_second": speeds,
+        "median": {name: median(values) for name, values in speeds.items()},
+        "ratios": ratios,
+        "ratio": median(ratios),
+        "passed": median(ratios) >= BAR,
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The medians side by side, and the verdict."""
+    shown = Table(
+        title=f"A training step: DPAE, {result['image_size']}x{result['image_size']}, batch {result['batch_size']}, "
+        f"{result['precision']}, {result['device']}",
+        title_justify="left",
+        caption=f"Medians of {len(result['feeds']['in memory']['ratios'])} interleaved repeats of {result['steps']} "
+        f"steps. Both loops from the same weights: after {CHECKED} steps the losses differ by "
+        f"{result['difference']['loss']:.1e} of their size, the weights by {result['difference']['weights']:.1e} of "
+        f"the way they went.",
+        caption_justify="left",
+    )
+    for name in ("batch", "here, images/s", "by hand, images/s", "ratio", "range", f"bar {result['bar']}"):
+        shown.add_column(name, justify="left" if name == "batch" else "right")
+    for name, feed in result["feeds"].items():
+        shown.add_row(
+            name,
+            f"{feed['median']['ours']:.1f}",
+            f"{feed['median']['plain']:.1f}",
+            f"{feed['ratio']:.3f}",
+            f"{min(feed['ratios']):.3f} to {max(feed['ratios']):.3f}",
+            "[green]PASS[/]" if feed["passed"] else "[red]BELOW[/]",
+        )
+    return shown
