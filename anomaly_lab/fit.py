@@ -69,7 +69,7 @@ def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule)
         wants_best = config["checkpoint"] == "best"
         if wants_best and not data.plan.split.lists.get("val"):
             raise ConfigError("checkpoint=best needs held-out images: set dataset.val_fraction or dataset.val_count.")
-        if config["trainer"]["estimate"]:
+        if config["trainer"]["estimate"] and config["trainer"]["devices"] == 1 and epochs > 0:
             log.info("%s", estimate(config, model, data, epochs))
         callbacks: list[Callback] = [SeedEachBatch(config["seed"]), history, RichProgressBar(leave=False)]
         callbacks.append(ModelCheckpoint(run.checkpoints, "last", enable_version_counter=False))

@@ -168,4 +168,4 @@ def _draw_leaks(pairs: list[dict[str, Any]], store: ImageStore, path: Path) -> N
         (image(p["train_path"]), image(p["test_path"]), p["correlation"], p["train_path"], p["test_path"])
         for p in pairs[:8]
     ]
-    leakage_figure(shown).savefig(path, dpi=150)
+    leakage_figure(shown).savefig(path, dpi=120)

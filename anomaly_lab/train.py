@@ -62,12 +62,13 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
         plan = make_plan(config["dataset"], tuple(config["allow"]))
         run = Run.of(config, plan.split)
         with run.lock():
-            if run.status() == "finished" and not config["force"]:
+            before = run.read().get("status")
+            if before == "finished" and not config["force"]:
                 return Outcome(overrides, "skipped", str(run.path))
             if config["force"]:
                 _clear(run.path)
-            elif run.status() == "interrupted":
-                log.info("resuming %s", run.path)
+            elif before is not None:
+                log.info("Going on with %s", run.path)
             run.start(config, plan.split)
             try:
                 from anomaly_lab.fit import fit  # torch and lightning come with it
@@ -131,7 +132,7 @@ def _finish_single(outcome: Outcome) -> int:
         log.info("This run is finished; nothing was trained. force=true runs it again.")
     for sentence in (*run.split().notes, json.loads(run.leakage_file.read_text(encoding="utf-8"))["sentence"]):
         log.info("%s", sentence)
-    log.info("Run directory: %s\nLook at:       %s", run.path, run.path / "figures" / "cases.png")
+    log.info("Run directory: %s\nLook at:       %s", run.path, run.path / "figures")
     return 0
 
 

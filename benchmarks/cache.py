@@ -58,13 +58,13 @@ def _from_empty(
 def table(result: dict[str, Any]) -> Table:
     """Milliseconds per image of the first pass and of the later ones."""
     shown = Table(
-        title="The image cache",
+        title="The image cache in milliseconds per image",
         title_justify="left",
         caption=f"One process; the files were just read or written, so the first pass decodes but hardly waits for the "
         f"disk. Cached: median of {CACHED} passes.",
         caption_justify="left",
     )
-    for column in ("pass over", "images", "first, ms/image", "cached, ms/image", "first / cached"):
+    for column in ("pass over", "images", "first", "cached", "ratio"):
         shown.add_column(column, justify="left" if column == "pass over" else "right")
     for name, row in result.items():
         first, cached = (1000 * s / row["images"] for s in (row["first_seconds"], median(row["cached_seconds"])))

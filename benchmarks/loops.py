@@ -21,7 +21,7 @@ from anomaly_lab.config import Config, as_partial
 from anomaly_lab.fit import make_trainer
 from anomaly_lab.models.dpae import DPAE
 from anomaly_lab.types import Batch
-from benchmarks.setting import now
+from benchmarks.setting import Moment, now
 
 
 class Feed(Sized, Protocol):
@@ -60,7 +60,7 @@ class Window:
 class Training:
     """What a few steps took and came to."""
 
-    seconds: float  # of the timed steps
+    took: Moment  # by the timed steps
     losses: list[float]  # of all steps
     parameters: dict[str, Tensor]  # after the last step, on the CPU
 
@@ -71,7 +71,7 @@ class _Clock(Callback):
     def __init__(self, window: Window) -> None:
         self.window = window
         self.losses: list[Tensor] = []
-        self.started = self.ended = 0.0
+        self.started = self.ended = Moment(0.0, 0.0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -106,7 +106,7 @@ def train_ours(config: Config, model: DPAE, feed: Feed, window: Window, folder: 
     )
     trainer.fit(model, feed)
     parameters = {name: value.detach().cpu() for name, value in model.named_parameters()}
-    return Training(clock.ended - clock.started, torch.stack(clock.losses).tolist(), parameters)
+    return Training(clock.ended.since(clock.started), torch.stack(clock.losses).tolist(), parameters)
 
 
 def train_plain(config: Config, model: DPAE, feed: Iterable[Batch], window: Window, device: torch.device) -> Training:
@@ -125,7 +125,7 @@ def train_plain(config: Config, model: DPAE, feed: Iterable[Batch], window: Wind
         return squares.sum() if options["reduction"] == "sum" else squares.mean()
 
     losses = []
-    started = 0.0
+    started = Moment(0.0, 0.0)
     for step, batch in enumerate(islice(feed, window.total), start=1):
         x = batch["image"].to(device, non_blocking=True)
         if options["input_norm"] == "per_image":
@@ -150,11 +150,11 @@ def train_plain(config: Config, model: DPAE, feed: Iterable[Batch], window: Wind
         losses.append(loss.detach())
         if step == window.warm:
             started = now()
-    seconds = now() - started
+    took = now().since(started)
     parameters = {
         f"{name}.{key}": value.detach().cpu() for name, net in nets.items() for key, value in net.named_parameters()
     }
-    return Training(seconds, torch.stack(losses).tolist(), parameters)
+    return Training(took, torch.stack(losses).tolist(), parameters)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     batch = next(iter(data.train_dataloader()))
     probe = Window(WARM, 1)
     config, model = _variant(setting, "fp32")
-    seconds = train_ours(config, model, InMemory(batch, probe.total), probe, setting.folder).seconds
+    seconds = train_ours(config, model, InMemory(batch, probe.total), probe, setting.folder).took.wall
     window = Window(WARM, max(1, round(setting.seconds / seconds)))
     speeds: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for repeat in range(setting.repeats):
@@ -44,7 +44,7 @@ def measure(setting: Setting) -> dict[str, Any]:
             config, model = _variant(setting, name)
             gc.collect()
             training = train_ours(config, model, InMemory(batch, window.total), window, setting.folder)
-            speeds[name].append(window.steps * setting.batch_size / training.seconds)
+            speeds[name].append(window.steps * setting.batch_size / training.took.wall)
     ratios = {name: median(a / b for a, b in zip(speeds[name], speeds["fp32"], strict=True)) for name in VARIANTS}
     return {
         "epochs": setting.epochs,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import seed_everything
@@ -75,8 +76,19 @@ def cache_at(folder: Path) -> Iterator[None]:
             os.environ[CACHE_VARIABLE] = before
 
 
-def now() -> float:
-    """The clock in seconds, once a GPU has done what it was asked for."""
+class Moment(NamedTuple):
+    """Two clocks in seconds: the wall's, and the processor time of all threads of this process."""
+
+    wall: float
+    cpu: float
+
+    def since(self, start: Moment) -> Moment:
+        """How much time went by."""
+        return Moment(self.wall - start.wall, self.cpu - start.cpu)
+
+
+def now() -> Moment:
+    """Both clocks, once a GPU has done what it was asked for."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return Moment(time.perf_counter(), time.process_time())

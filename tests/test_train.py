@@ -65,7 +65,7 @@ def test_a_finished_run_is_left_alone_without_importing_torch(tiny, finished, ca
     assert (finished / "metrics.json").stat().st_mtime_ns > before[finished / "metrics.json"]
 
 
-def test_a_killed_training_goes_on_and_ends_with_the_same_weights_bit_for_bit(tiny, tmp_path):
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights_bit_for_bit(tiny, tmp_path, caplog):
     long = [*tiny, "trainer.max_epochs=25", "model.prototype_rate=0.3"]
     undisturbed = [*long, f"runs_dir={tmp_path / 'undisturbed'}"]
     assert main(["train", *undisturbed]) == 0
@@ -75,7 +75,9 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights_bit_for_bit(ti
     (killed,) = runs_below(tiny)
     assert Run(killed).status() == "interrupted"
     assert 3 <= _rows(curves) < 25, "the training was to be killed in the middle"
+    caplog.set_level("INFO", logger="anomaly_lab")
     assert main(["train", *long]) == 0
+    assert f"Going on with {killed}" in caplog.text
     (expected,) = (tmp_path / "undisturbed").glob("*/*/*-s0")
     for name, tensor in weights(expected).items():
         assert torch.equal(tensor, weights(killed)[name]), name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,11 +18,9 @@ from anomaly_lab.data.groups import (
     shuffled,
     take,
 )
+from anomaly_lab.data.options import SplitOptions
 from anomaly_lab.data.records import Record
 from anomaly_lab.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from anomaly_lab.data.splits import SplitOptions
 
 PAINTED_KINDS = ("scratch", "stain", "dent")
 FEW = 20  # held-out normal images, below which a threshold from them is not to be trusted

@@ -8,31 +8,11 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from anomaly_lab.config import locate
+from anomaly_lab.data.options import LoadOptions, SplitOptions
 from anomaly_lab.data.records import DefectDataset
-from anomaly_lab.data.splits import Split, SplitOptions, make_split
+from anomaly_lab.data.splits import Split, make_split
 
 Options = TypeVar("Options")
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How the images of a split become batches.
-
-    Attributes:
-        image_size: side of the square every image is brought to, in pixels.
-        resize: `squash` (as the papers), `pad` or `crop`.
-        max_value: white of 16-bit images, such as 4095 for 12 bits in 16.
-        flip: random horizontal and vertical flips in training.
-        num_workers: loader processes; None means none on a CPU (reading the cache takes no time beside
-            training there) and up to 8 beside a GPU.
-    """
-
-    image_size: int = 224
-    resize: str = "squash"
-    max_value: int | None = None
-    flip: bool = True
-    batch_size: int = 8
-    num_workers: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,62 +11,12 @@ from typing import Any, cast
 
 from anomaly_lab.data.normal_only import PAINTED_KINDS as PAINTED_KINDS
 from anomaly_lab.data.normal_only import split_normal_only
+from anomaly_lab.data.options import SplitOptions
 from anomaly_lab.data.records import Record
 from anomaly_lab.errors import ConfigError, DataError, nearest
 
 PROTOCOLS = {"normal_only": split_normal_only}
-SPLITS = ("by_group", "by_tile", "random")
 LISTS = ("train_normal", "unlabelled", "labelled", "val", "tune", "test")
-
-
-@dataclass(frozen=True)
-class SplitOptions:
-    """How records are drawn into lists.
-
-    Attributes:
-        protocol: which lists there are, and from what: `normal_only` (the DPAE paper).
-        split: `by_group` keeps a physical part on one side (`by_tile` means the same); `random` draws image by
-            image, as the papers do.
-        split_seed: of the draw, apart from the training seed.
-        train_count: normal training images; None means all that no other list takes.
-        val_count: held-out normal images, besides the training images.
-        test_normal_count: normal test images; None means the publisher's, or `test_fraction`.
-        val_fraction: where val_count is None, the share of the normal training images cut from them as held-out.
-        test_fraction: the share of the normal images to test, where neither publisher nor count says.
-        tuning: the share of the test groups, of each defect type, that goes to `tune`.
-    """
-
-    protocol: str = "normal_only"
-    split: str = "by_group"
-    split_seed: int = 0
-    train_count: int | None = None
-    val_count: int | None = None
-    test_normal_count: int | None = None
-    val_fraction: float = 0.0
-    test_fraction: float = 0.2
-    tuning: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, known in (("protocol", tuple(PROTOCOLS)), ("split", SPLITS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise ConfigError(f"dataset.{name}={value!r} is unknown. {nearest(value, known)}")
-        for name in ("split_seed", "train_count", "val_count", "test_normal_count"):
-            value = getattr(self, name)
-            lowest = 1 if name == "train_count" else 0
-            if value is None and name != "split_seed":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-                raise ConfigError(f"dataset.{name}={value!r} has to be a whole number of at least {lowest}.")
-        for name in ("val_fraction", "test_fraction", "tuning"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
-                raise ConfigError(f"dataset.{name}={value!r} has to be a number from 0 to below 1.")
-
-    @property
-    def keeps_parts(self) -> bool:
-        """Whether a physical part stays on one side."""
-        return self.split != "random"
 
 
 @dataclass(frozen=True)
@@ -139,6 +89,8 @@ def make_split(records: list[Record], options: SplitOptions) -> Split:
         ConfigError: if there are fewer images than an option asks for.
         DataError: if there is no normal image, or the publisher's division is incomplete.
     """
+    if options.protocol not in PROTOCOLS:
+        raise ConfigError(f"dataset.protocol={options.protocol!r} is unknown. {nearest(options.protocol, PROTOCOLS)}")
     parts = {record.part for record in records}
     if parts - {"train", "test"} and parts != {None}:
         raise DataError(f"The records' parts have to be 'train' and 'test', for all or for none, not {parts}.")

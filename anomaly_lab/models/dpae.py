@@ -80,7 +80,8 @@ class DPAE(AnomalyModel):
         """Return x_hat (B, 3, H, W), z (B, d) and z_hat (B, d): Eq. 1 to 3."""
         z = self.encoder(x)
         x_hat = self.decoder(z)
-        return x_hat, z, self.encoder_hat(x_hat)
+        z_hat = self.encoder_hat(x_hat)
+        return x_hat.float(), z.float(), z_hat.float()  # distances need more digits than bf16 has
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Eq. 9 on one batch, then a step of both prototypes (Eq. 7)."""
@@ -123,4 +124,4 @@ class DPAE(AnomalyModel):
     @torch.no_grad()
     def _move(self, prototype: Tensor, z: Tensor) -> None:
         """v <- v - rate * mean(v - z) over the global batch (Eq. 7)."""
-        prototype -= self.prototype_rate * (prototype - self.global_mean(z.float()))
+        prototype -= self.prototype_rate * (prototype - self.global_mean(z))

@@ -19,7 +19,7 @@ from anomaly_lab.errors import RunError
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting.cases import cases_figure
 from anomaly_lab.reporting.histogram import score_figure
-from anomaly_lab.reporting.style import COLOURS, DARK, DPI, GREY, panels, paste, plain, set_heading, sheet
+from anomaly_lab.reporting.style import COLOURS, DPI, GREY, panels, paste, plain, set_heading, sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,17 +47,17 @@ def draw_all(run_dir: Path, metrics: Mapping[str, Any] | None = None, title: str
         metrics = Run(run_dir).read().get("metrics", {})
     title = _run_title(run_dir) if title is None else title
     table = ScoreTable.from_csv(run_dir / "scores.csv")
+    gallery = _read_gallery(run_dir / "predictions" / "gallery.npz")
+    curves = _read_curves(run_dir / "curves.csv")
     figures = {}
     if len(np.unique(table.label)) == 2:
         figures["roc"] = roc_figure(table, metrics, title)
     if len(table):
         figures["scores"] = score_figure(table, metrics, title)
-    gallery = run_dir / "predictions" / "gallery.npz"
-    if gallery.exists() and len((pictures := _read_gallery(gallery))["index"]):
-        figures["cases"] = cases_figure(pictures, table, metrics, title)
-    curves = run_dir / "curves.csv"
-    if curves.exists() and (rows := _read_curves(curves)):
-        figures["curves"] = curves_figure(rows, title)
+    if len(gallery.get("index", ())):
+        figures["cases"] = cases_figure(gallery, table, metrics, title)
+    if curves:
+        figures["curves"] = curves_figure(curves, title)
 
     folder = run_dir / "figures"
     folder.mkdir(exist_ok=True)
@@ -109,19 +109,19 @@ def leakage_figure(pairs: Sequence[Pair]) -> Figure:
     """Near-duplicates across train and test, at most eight pairs, the training image left and the test image right."""
     shown = list(pairs)[:MAX_PAIRS]
     side, gap, block = 1.1, 0.05, 4.6
-    figure, page = sheet(2 * block + 0.1, 0.75 + (side + 0.12) * max(1, -(-len(shown) // 2)))
+    figure, page = sheet(2 * block, 0.5 + (side + 0.12) * max(1, -(-len(shown) // 2)))
     left_out = f" ({len(shown)} of {len(pairs)} pairs)" if len(pairs) > len(shown) else ""
     set_heading(figure, f"Nearly the same image in training and in test{left_out}")
-    page.text(0.12, 0.52, "of each pair left the training image, right the test image", fontsize=9, color=DARK)
     for number, (train, test, correlation, train_path, test_path) in enumerate(shown):
         line, column = divmod(number, 2)
-        left, top = 0.12 + column * block, 0.65 + line * (side + 0.12)
+        left, top = 0.12 + column * block, 0.5 + line * (side + 0.12)
         for picture in (train, test):
             scale = side / max(picture.shape[:2])
             paste(page, picture, (left, top, picture.shape[1] * scale, picture.shape[0] * scale))
             left += side + gap
-        paths = "\n".join(plain(path, 30, keep_end=True) for path in (train_path, test_path))
-        page.text(left + gap, top, f"correlation {correlation:.3f}\n{paths}", va="top", fontsize=8, linespacing=1.5)
+        first, second = (plain(path, 30, keep_end=True) for path in (train_path, test_path))
+        text = f"correlation {correlation:.3f}\ntrain, left:\n{first}\ntest, right:\n{second}"
+        page.text(left + gap, top, text, va="top", fontsize=8, linespacing=1.4)
     return figure
 
 
@@ -132,7 +132,8 @@ def curves_figure(rows: Sequence[Row], title: str = "") -> Figure:
     names = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in ("epoch", "seconds")]
     across = min(3, max(1, len(names)))
     down = max(1, -(-len(names) // across))
-    figure, grid = panels(down, across, (2.9, 1.9), (0.75, 0.2, 0.7, 0.6), (0.75, 0.6), sharex=True)
+    size = (2.9, 1.9) if across > 1 else (5.6, 2.4)  # a lone panel leaves room for the title
+    figure, grid = panels(down, across, size, (0.75, 0.2, 0.7, 0.55), (0.75, 0.6), sharex=True)
     set_heading(figure, "Training curves", title)
     for number, axes in enumerate(grid.flat):
         if number >= len(names):
@@ -143,11 +144,14 @@ def curves_figure(rows: Sequence[Row], title: str = "") -> Figure:
             epochs, values = np.array(points).T
             marker = "o" if len(points) < 15 else ""
             axes.plot(epochs, values, color=COLOURS[1], linewidth=1.6, marker=marker, markersize=3)
-            axes.set_title(f"{plain(names[number], 30)}: {values[-1]:.4g} at the end", loc="left", fontsize=9)
+            says = f"{values[-1]:.4g} at the end"
             if values.min() > 0 and values.max() / values.min() > LOG_RATIO:
                 axes.set_yscale("log")
         else:
-            axes.set_title(f"{plain(names[number], 30)}: no finite value", loc="left", fontsize=9)
+            says = "no finite value"
+        # with y given, matplotlib does not measure all ticks to find a free place; a factor of the ticks goes right
+        axes.set_title(f"{plain(names[number], 30)}: {says}", loc="left", y=1, fontsize=9)
+        axes.yaxis.get_offset_text().set(x=1, ha="right", fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.tick_params(labelsize=8, labelbottom=True)
         axes.grid(color="0.92")
@@ -162,6 +166,8 @@ def _run_title(run_dir: Path) -> str:
 
 
 def _read_gallery(path: Path) -> dict[str, npt.NDArray[Any]]:
+    if not path.exists():
+        return {}
     try:
         # given a path, np.load would leave a damaged file open
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -174,6 +180,8 @@ def _read_gallery(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _read_curves(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
     try:
         with path.open(encoding="utf-8", newline="") as file:
             # a last line that was cut off has no epoch, or fewer cells than there are columns

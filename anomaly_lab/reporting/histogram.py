@@ -48,7 +48,8 @@ def score_figure(table: ScoreTable, metrics: Mapping[str, Any], title: str = "")
             axes.axvline(threshold, color="black", linewidth=1.3, linestyle="--")
         axes.text(1.02, 1, text, transform=axes.transAxes, va="top", fontsize=9)
         axes.tick_params(labelsize=8)
-    rows[0].yaxis.set_major_locator(MaxNLocator(3))  # the rows share it
+        axes.xaxis.set_visible(rank == len(classes) - 1)
+    rows[0].yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # the rows share it
     rows[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if is_log:
         rows[-1].set_xscale("log")
@@ -63,7 +64,8 @@ def score_figure(table: ScoreTable, metrics: Mapping[str, Any], title: str = "")
         extreme = scores[np.abs(scores - shown).argmax()]
         notes.append(f"{counted(clipped)} beyond the axis, up to {extreme:.3g}, in the end bins")
     set_heading(figure, "Scores by class", title)
-    rows[0].set_title(" · ".join(notes), loc="left", fontsize=9, color=DARK)
+    # with y given, matplotlib does not measure all ticks to find a free place
+    rows[0].set_title(" · ".join(notes), loc="left", y=1, fontsize=9, color=DARK)
     return figure
 
 

@@ -38,7 +38,9 @@ def sheet(width: float, height: float) -> tuple[Figure, Axes]:
 def paste(page: Axes, picture: npt.NDArray[Any], box: tuple[float, float, float, float], **look: Any) -> None:
     """Draw a picture, (H, W) or (H, W, 3), over a box (left, top, width, height) of a sheet."""
     left, top, width, height = box
-    page.imshow(picture, extent=(left, left + width, top + height, top), aspect="auto", **look)
+    # smoothing a picture shown much larger than it is would hide a decoder's checkerboard
+    smoothing = "nearest" if 2 * picture.shape[1] <= DPI * width else "auto"
+    page.imshow(picture, extent=(left, left + width, top + height, top), aspect="auto", interpolation=smoothing, **look)
 
 
 def panels(

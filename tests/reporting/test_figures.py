@@ -8,63 +8,15 @@ import weakref
 import matplotlib
 import numpy as np
 import pytest
+from figure_tools import METRICS, drawn, full_gallery, make_gallery, make_table
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from anomaly_lab.errors import RunError
-from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting import figures
-from anomaly_lab.reporting.figures import (
-    cases_figure,
-    curves_figure,
-    draw_all,
-    leakage_figure,
-    roc_figure,
-    score_figure,
-)
-
-METRICS = {"threshold": 1.0, "image_auroc_ci": [0.594, 0.688], "floor_knn_auroc": 0.65}
-GROUPS = (
-    "Defects ranked highest: clear hits",
-    "Defects ranked lowest: likely misses",
-    "Normals ranked highest: likely false alarms",
-    "Normals ranked lowest: clearly normal",
-)
-
-
-def make_table(normal=30, defects=None, scores=None):
-    defects = {"dent": 12, "scratch": 8} if defects is None else defects
-    rng = np.random.default_rng(0)
-    defect = ["good"] * normal + [name for name, count in defects.items() for _ in range(count)]
-    label = np.array([int(name != "good") for name in defect], np.int64)
-    drawn = rng.normal(size=len(defect)) + label if scores is None else np.asarray(scores, np.float64)
-    return ScoreTable(
-        index=np.arange(len(defect)),
-        path=[f"{name}/{row}.png" for row, name in enumerate(defect)],
-        label=label,
-        defect=defect,
-        group=[""] * len(defect),
-        scores={"RLX": drawn, "RLZ": rng.normal(size=len(defect))},
-        primary="RLX",
-    )
-
-
-def make_gallery(index, side=(16, 16), **parts):
-    rng = np.random.default_rng(1)
-    pictures = rng.integers(0, 256, (len(index), *side, 3), np.uint8)
-    return {"index": np.asarray(index), "image": pictures, **parts}
-
-
-def full_gallery(table):
-    gallery = make_gallery(table.index)
-    mask = np.zeros(gallery["image"].shape[:3], np.uint8)
-    mask[table.label == 1, 4:9, 5:12] = 1
-    return gallery | {"reconstruction": gallery["image"] // 2, "mask": mask}
-
-
-@pytest.fixture
-def coarse(monkeypatch):
-    monkeypatch.setattr(figures, "DPI", 20)  # small files are written faster
+from anomaly_lab.reporting.cases import cases_figure
+from anomaly_lab.reporting.figures import curves_figure, draw_all, leakage_figure, roc_figure
+from anomaly_lab.reporting.histogram import score_figure
 
 
 def write_run(run_dir, table, gallery=None, metrics=METRICS, curves=None):
@@ -80,36 +32,25 @@ def write_run(run_dir, table, gallery=None, metrics=METRICS, curves=None):
     return run_dir
 
 
-def drawn(figure):
-    """Laid out and rendered: what warns or fails only when it is drawn does so here."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure).draw()
-    return figure
-
-
-def texts(figure):
-    from matplotlib.text import Text
-
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
-
-
-def pictures(figure):
-    return [axes.images[0] for axes in figure.axes if axes.images]
-
-
 def legend_of(figure):
     return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
-def test_the_roc_legend_has_the_aurocs_of_scikit_learn():
+@pytest.fixture(scope="module")
+def roc():
     table = make_table()
-    legend = legend_of(roc_figure(table, METRICS, "mt · dpae · seed 0"))
+    return table, roc_figure(table, METRICS, "mt · dpae · seed 0")
+
+
+def test_the_roc_legend_has_the_aurocs_of_scikit_learn(roc):
+    table, figure = roc
+    legend = legend_of(figure)
     auroc, other = (roc_auc_score(table.label, table.scores[name]) for name in ("RLX", "RLZ"))
     assert f"RLX {auroc:.3f} [0.59, 0.69]" in legend
     assert f"RLZ {other:.3f}" in legend
     assert "floor, nearest thumbnail 0.650" in legend
     assert any("chance" in text for text in legend)
+    assert figure.get_suptitle() == "ROC curves, mt · dpae · seed 0"
 
 
 def test_the_operating_point_is_where_scores_are_above_the_threshold():
@@ -120,8 +61,8 @@ def test_the_operating_point_is_where_scores_are_above_the_threshold():
     assert any("finds 75%\nof defective, flags 50% of normal" in text for text in legend_of(figure))
 
 
-def test_the_primary_roc_is_the_boldest():
-    figure = roc_figure(make_table(), METRICS)
+def test_the_primary_roc_is_the_boldest(roc):
+    _, figure = roc
     lines = {line.get_label().split()[0]: line.get_linewidth() for line in figure.axes[0].get_lines()}
     assert lines["RLX"] == max(lines.values()) > lines["RLZ"]
 
@@ -132,231 +73,50 @@ def test_a_roc_without_threshold_interval_and_floor_has_only_curves():
     assert "[" not in "".join(legend_of(figure))
 
 
-def heights_of(axes):
-    """The bars of each histogram, grey first."""
-    return [np.diff(patch.get_path().vertices[:, 0]) for patch in axes.patches]
-
-
-def test_each_class_has_a_row_with_its_count_and_its_share_above_the_threshold():
-    table = make_table()
-    figure = score_figure(table, METRICS, "mt · dpae")
-    rows = [axes.texts[0].get_text().split("\n") for axes in figure.axes]
-    expected = []
-    for name, members in (("all normal", "good"), ("dent", "dent"), ("scratch", "scratch")):
-        scores = table.primary_scores[np.array(table.defect) == members]
-        expected.append([name, f"{len(scores)} images", f"{np.mean(scores > 1):.0%} flagged"])
-    assert rows == expected
-    assert all(len(axes.patches) == 1 + (row > 0) for row, axes in enumerate(figure.axes))
-    assert "Scores by class, mt · dpae" in texts(figure)
-    assert all(axes.lines[0].get_xdata()[0] == 1.0 for axes in figure.axes)
-
-
-def test_histogram_bars_sum_to_the_whole_class(monkeypatch):
-    from matplotlib.axes import Axes
-
-    calls = []
-    real = Axes.hist
-
-    def spy(self, values, edges, **look):
-        counts, *_ = found = real(self, values, edges, **look)
-        calls.append((len(values), counts.sum()))
-        return found
-
-    monkeypatch.setattr(Axes, "hist", spy)
-    score_figure(make_table(scores=[*np.linspace(0, 1, 49), 1e6]), METRICS)
-    assert [count for count, _ in calls] == [30, 30, 12, 30, 8]
-    assert [total for _, total in calls] == pytest.approx([1] * 5)
-
-
-def test_at_most_eight_defect_types_have_a_row_and_the_rest_one_together():
-    table = make_table(5, {f"type{number:02}": number for number in range(1, 12)})
-    figure = score_figure(table, {})
-    names = [axes.texts[0].get_text().split("\n") for axes in figure.axes]
-    assert [name for name, _ in names] == ["all normal", *(f"type{n:02}" for n in range(4, 12)), "other (3 types)"]
-    assert names[-1][1] == "6 images"
-
-
-def test_one_far_score_does_not_squeeze_the_others():
-    figure = score_figure(make_table(scores=[*np.linspace(0, 1, 49), 1e6]), METRICS)
-    low, high = figure.axes[-1].get_xlim()
-    assert -0.1 < low < high < 1.1
-    assert any("1 image beyond the axis, up to 1e+06, in the end bins" in text for text in texts(figure))
-
-
-def test_scores_over_many_decades_are_drawn_on_a_log_axis():
-    figure = drawn(score_figure(make_table(30, {"dent": 20}, np.geomspace(1e-4, 1e4, 50)), METRICS))
-    assert figure.axes[-1].get_xscale() == "log"
-    assert figure.axes[-1].get_xlim()[0] < 1e-4
-    assert figure.axes[-1].get_xlim()[1] > 1e4
-    assert "log axis" in figure.axes[-1].get_xlabel()
-
-
-def test_a_threshold_far_from_all_scores_is_named_and_not_shown():
-    figure = score_figure(make_table(), {"threshold": 1e9})
-    assert figure.axes[-1].get_xlim()[1] < 10
-    assert any("threshold 1e+09, beyond the axis" in text for text in texts(figure))
-
-
-@pytest.mark.parametrize("value", [0.0, -3.0, 1e9, 1e-12])
-def test_constant_scores_are_drawn(value):
-    table = make_table(3, {"dent": 2}, scores=np.full(5, value))
-    figure = drawn(score_figure(table, {"threshold": value}))
-    low, high = figure.axes[0].get_xlim()
-    assert low < value < high
-
-
 def test_rankings_of_constant_scores_are_drawn():
     table = make_table(3, {"dent": 2}, scores=np.zeros(5))
     assert "RLX 0.500" in legend_of(drawn(roc_figure(table, {"threshold": 0.0})))
     drawn(cases_figure(full_gallery(table), table, {"threshold": 0.0}))
 
 
-def test_defective_images_alone_are_drawn():
-    table = make_table(0, {"dent": 3})
-    figure = drawn(score_figure(table, METRICS))
-    assert [axes.texts[0].get_text().split("\n")[0] for axes in figure.axes] == ["dent"]
-    assert not any("grey" in text for text in texts(figure))
-
-
-def test_cases_are_the_ends_of_the_ranking():
-    table = make_table()
-    figure = cases_figure(full_gallery(table), table, METRICS, "mt · dpae · seed 0")
-    found = texts(figure)
-    assert [text for text in found if text in GROUPS] == list(GROUPS)
-    assert len(pictures(figure)) == 4 * 4 * 3
-    order = np.argsort(table.primary_scores)
-    ranked = {label: [row for row in order if table.label[row] == label] for label in (0, 1)}
-    wanted = [*ranked[1][:-5:-1], *ranked[1][:4], *ranked[0][:-5:-1], *ranked[0][:4]]
-    captions = [text for text in found if "above" in text and "\n" in text]
-    scores = table.primary_scores
-    assert captions == [
-        f"{table.defect[row]}\n{scores[row]:.4g} · above {np.sum(scores < scores[row]) / 50:.1%}" for row in wanted
-    ]
-
-
-def test_the_difference_is_the_mean_over_channels_on_one_scale():
-    table = make_table(2, {"dent": 2}, scores=[0, 1, 2, 3])
-    gallery = full_gallery(table)
-    figure = cases_figure(gallery, table, METRICS)
-    shown = pictures(figure)
-    maps = shown[2::3]
-    assert len(maps) == 4
-    assert len({image.get_clim() for image in maps}) == 1
-    assert maps[0].get_clim()[0] == 0
-    expected = np.mean(
-        [abs(gallery["image"][3, 5, 7, c] / 255 - gallery["reconstruction"][3, 5, 7, c] / 255) for c in range(3)]
-    )
-    assert maps[0].get_array()[5, 7] == pytest.approx(expected)
-    assert "mean absolute difference" in texts(figure)
-
-
-def contours(figure):
-    from matplotlib.contour import ContourSet
-
-    return figure.findobj(ContourSet)
-
-
-def test_only_known_defective_pixels_are_outlined():
-    table = make_table(2, {"dent": 2}, scores=[0, 1, 2, 3])
-    gallery = full_gallery(table)
-    figure = cases_figure(gallery, table, METRICS)
-    assert len(contours(figure)) == 2 * 2  # two defective images, a dark line below a light one
-    gallery["mask"][2:] = 255
-    figure = cases_figure(gallery, table, METRICS)
-    assert contours(figure) == []
-    assert not any("true defect" in text for text in texts(figure))
-
-
-def test_a_mask_over_the_whole_image_does_not_change_the_view():
-    table = make_table(1, {"dent": 1}, scores=[0, 1])
-    gallery = full_gallery(table)
-    gallery["mask"][1] = 1
-    axes = drawn(cases_figure(gallery, table, METRICS)).axes[0]
-    assert (axes.get_xlim(), axes.get_ylim()) == ((-0.5, 15.5), (15.5, -0.5))
-
-
-def test_flagged_inputs_have_a_frame():
-    table = make_table(2, {"dent": 2}, scores=[0, 1.0, 1.5, 3])
-    figure = cases_figure(full_gallery(table), table, METRICS)
-    inputs = [axes for axes in figure.axes if axes.images][::3]
-    assert [axes.spines["top"].get_visible() for axes in inputs] == [True, True, False, False]
-
-
-@pytest.mark.parametrize(
-    ("drop", "extra", "rows"),
-    [
-        ((), (), 3),
-        (("reconstruction",), (), 1),
-        (("reconstruction", "mask"), ("anomaly_map",), 2),
-        (("mask",), ("anomaly_map",), 3),
-    ],
-)
-def test_cases_show_what_the_gallery_has(drop, extra, rows):
-    table = make_table(2, {"dent": 2})
-    gallery = {name: array for name, array in full_gallery(table).items() if name not in drop}
-    if extra:
-        gallery["anomaly_map"] = np.linspace(-3, 5, 4 * 256, dtype=np.float32).reshape(4, 16, 16)
-    figure = drawn(cases_figure(gallery, table, METRICS))
-    assert len(pictures(figure)) == 4 * rows
-    assert ("anomaly map" in texts(figure)) == (rows == 2)
-
-
-@pytest.mark.parametrize(("label", "heading"), [(0, GROUPS[2]), (1, GROUPS[0])])
-def test_one_image_is_shown_once(label, heading):
-    table = make_table(1 - label, {"dent": label})
-    figure = drawn(cases_figure(full_gallery(table), table, {}))
-    assert len(pictures(figure)) == 3
-    assert [text for text in texts(figure) if text in GROUPS] == [heading]
-
-
-def test_no_image_is_shown_twice():
-    table = make_table(0, {"dent": 5}, scores=[5, 4, 3, 2, 1])
-    captions = [
-        text for text in texts(cases_figure(full_gallery(table), table, {})) if "above" in text and "\n" in text
-    ]
-    assert [text.split("\n")[1].split()[0] for text in captions] == ["5", "4", "3", "1", "2"]
-
-
-def test_a_flat_map_is_drawn():
-    table = make_table(2, {"dent": 2})
-    gallery = make_gallery(table.index)
-    drawn(cases_figure(gallery | {"reconstruction": gallery["image"]}, table, {}))
-    drawn(cases_figure(gallery | {"anomaly_map": np.ones((4, 16, 16), np.float32)}, table, {}))
-
-
-def test_a_gallery_of_other_images_is_refused():
-    with pytest.raises(RunError, match=r"image 77 is not in scores\.csv"):
-        cases_figure(make_gallery([0, 77]), make_table(), {})
+def captions(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
 
 
 def test_leaked_pairs_are_captioned_and_at_most_eight():
-    image = np.zeros((20, 30, 3), np.uint8)
-    pairs = [(image, image, 0.99 - number / 100, f"train/{number}.png", f"test/{number}.png") for number in range(10)]
+    train, test = np.zeros((20, 30, 3), np.uint8), np.full((20, 30, 3), 99, np.uint8)
+    pairs = [(train, test, 0.99 - number / 100, f"train/{number}.png", f"test/{number}.png") for number in range(10)]
     figure = drawn(leakage_figure(pairs))
-    assert len(figure.axes) == 16
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles[:4] == [
-        "train\ntrain/0.png",
-        "test, correlation 0.990\ntest/0.png",
-        "train\ntrain/1.png",
-        "test, correlation 0.980\ntest/1.png",
+    shown = figure.axes[0].images
+    assert len(shown) == 16
+    assert captions(figure)[:2] == [
+        "correlation 0.990\ntrain, left:\ntrain/0.png\ntest, right:\ntest/0.png",
+        "correlation 0.980\ntrain, left:\ntrain/1.png\ntest, right:\ntest/1.png",
     ]
     assert "8 of 10 pairs" in figure.get_suptitle()
+    assert [int(picture.get_array()[0, 0, 0]) for picture in shown] == [0, 99] * 8
+    boxes = np.array([picture.get_extent() for picture in shown])  # left, right, bottom, top
+    assert (boxes[0::2, 1] < boxes[1::2, 0]).all()
+    assert (boxes[:, 1] - boxes[:, 0]) / (boxes[:, 2] - boxes[:, 3]) == pytest.approx(1.5)
+    width, height = figure.get_size_inches()
+    assert boxes.min() > 0
+    assert (boxes.max(0) < [width, width, height, height]).all()
+    assert height < 6
 
 
 def test_a_long_path_keeps_its_file_name():
     image = np.zeros((8, 8, 3), np.uint8)
     figure = leakage_figure([(image, image, 1.0, "a/very/long/way/to/somewhere/below/" + "part_0001.png", "b.png")])
-    shown = figure.axes[0].get_title(loc="left").split("\n")[1]
+    shown = captions(figure)[0].split("\n")[2]
     assert shown.startswith("…")
     assert shown.endswith("/part_0001.png")
-    assert len(shown) == 28
+    assert len(shown) == 30
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_few_pairs_are_drawn(count):
     image = np.zeros((8, 8, 3), np.uint8)
-    assert len(drawn(leakage_figure([(image, image, 1.0, "a.png", "b.png")] * count)).axes) == 2 * count
+    assert len(drawn(leakage_figure([(image, image, 1.0, "a.png", "b.png")] * count)).axes[0].images) == 2 * count
 
 
 def test_each_loss_has_its_panel_and_its_last_value():
@@ -393,54 +153,80 @@ def test_names_from_outside_are_neither_formulas_nor_missing_glyphs():
     drawn(leakage_figure([(image, image, 1.0, "$a$$.png", "\udce9.png")]))
 
 
-def test_a_run_gets_all_its_figures(tmp_path):
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A run drawn by a new process: its directory, and what the process loaded before and after, and wrote."""
     table = make_table()
     curves = [["epoch", "loss", "val"], [1, 0.5, ""], [2, 0.25, 0.7]]
-    run_dir = write_run(tmp_path / "mt" / "dpae" / "a1b2c3d4-s3", table, full_gallery(table), curves=curves)
-    paths = draw_all(run_dir)
-    assert [path.name for path in paths] == ["roc.png", "scores.png", "cases.png", "curves.png"]
-    for path in paths:
-        assert path.parent == run_dir / "figures"
-        with Image.open(path) as image:
+    run_dir = tmp_path_factory.mktemp("runs") / "mt" / "dpae" / "a1b2c3d4-s3"
+    write_run(run_dir, table, full_gallery(table), curves=curves)
+    code = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from anomaly_lab.reporting.figures import draw_all\n"
+        "import anomaly_lab.reporting.tables\n"
+        "before = list(sys.modules)\n"
+        "wrote = [str(path) for path in draw_all(Path(sys.argv[1]))]\n"
+        "print(json.dumps({'before': before, 'after': list(sys.modules), 'wrote': wrote}))\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, str(run_dir)]
+    return run_dir, json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def test_importing_loads_no_plotting_and_drawing_neither_pyplot_nor_torch(fresh):
+    _, said = fresh
+    assert {"matplotlib", "sklearn", "scipy", "torch", "PIL"}.isdisjoint(said["before"])
+    assert {"matplotlib.pyplot", "torch", "lightning", "albumentations"}.isdisjoint(said["after"])
+    assert "matplotlib.figure" in said["after"]
+
+
+def test_a_run_gets_all_its_figures(fresh):
+    run_dir, said = fresh
+    names = ["roc.png", "scores.png", "cases.png", "curves.png"]
+    assert said["wrote"] == [str(run_dir / "figures" / name) for name in names]
+    for name in names:
+        with Image.open(run_dir / "figures" / name) as image:
             assert min(image.size) > 300
-            assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+            assert image.info["dpi"] == pytest.approx((120, 120), abs=0.1)
             assert np.asarray(image.convert("L")).std() > 5
 
 
-def spy_on(monkeypatch, name):
+@pytest.fixture
+def score_calls(monkeypatch):
+    """What draw_all gives to score_figure, which draws nothing meanwhile."""
+    from matplotlib.figure import Figure
+
     calls = []
-    real = getattr(figures, name)
-    monkeypatch.setattr(figures, name, lambda *given: calls.append(given) or real(*given))
+    monkeypatch.setattr(figures, "score_figure", lambda *given: calls.append(given) or Figure((1, 1)))
     return calls
 
 
-def test_the_title_names_dataset_model_and_seed(tmp_path, monkeypatch, coarse):
-    calls = spy_on(monkeypatch, "score_figure")
+def test_the_title_names_dataset_model_and_seed(tmp_path, score_calls):
     draw_all(write_run(tmp_path / "mvtec-carpet" / "dpae" / "a1b2c3d4-s3", make_table(3, {})))
     draw_all(write_run(tmp_path / "imported", make_table(3, {})))
     draw_all(tmp_path / "imported", title="mine")
-    assert [title for *_, title in calls] == ["mvtec-carpet · dpae · seed 3", "imported", "mine"]
+    assert [title for *_, title in score_calls] == ["mvtec-carpet · dpae · seed 3", "imported", "mine"]
 
 
-def test_metrics_come_from_the_file_unless_they_are_given(tmp_path, monkeypatch, coarse):
-    calls = spy_on(monkeypatch, "score_figure")
+def test_metrics_come_from_the_file_unless_they_are_given(tmp_path, score_calls):
     run_dir = write_run(tmp_path / "run", make_table(3, {}))
     draw_all(run_dir)
     draw_all(run_dir, {"threshold": 2.0})
-    assert [metrics for _, metrics, _ in calls] == [METRICS, {"threshold": 2.0}]
+    assert [metrics for _, metrics, _ in score_calls] == [METRICS, {"threshold": 2.0}]
 
 
-def test_without_defective_images_there_is_no_roc(tmp_path, coarse):
-    table = make_table(12, {})
-    metrics = {"threshold": 1.0, "image_auroc": None, "image_auroc_ci": None}
-    paths = draw_all(write_run(tmp_path / "run", table, full_gallery(table), metrics))
-    assert [path.name for path in paths] == ["scores.png", "cases.png"]
-
-
-@pytest.mark.parametrize(("normal", "defects"), [(1, {}), (0, {"dent": 1})])
-def test_a_test_set_of_one_image_is_drawn(tmp_path, normal, defects, coarse):
+@pytest.mark.parametrize(
+    ("normal", "defects", "metrics"),
+    [
+        (12, {}, {"threshold": 1.0, "image_auroc": None, "image_auroc_ci": None}),
+        (1, {}, {}),
+        (0, {"dent": 1}, {}),
+    ],
+)
+def test_without_both_classes_there_is_no_roc(tmp_path, monkeypatch, normal, defects, metrics):
+    monkeypatch.setattr(figures, "DPI", 20)  # small files are written faster
     table = make_table(normal, defects)
-    paths = draw_all(write_run(tmp_path / "run", table, full_gallery(table), {}))
+    paths = draw_all(write_run(tmp_path / "run", table, full_gallery(table), metrics))
     assert [path.name for path in paths] == ["scores.png", "cases.png"]
 
 
@@ -473,31 +259,21 @@ def test_a_gallery_that_carries_code_is_refused(tmp_path):
         draw_all(run_dir)
 
 
-def test_fifty_figures_leave_nothing_behind():
-    table = make_table(6, {"dent": 4})
+def test_figures_leave_nothing_behind():
+    table, image = make_table(2, {"dent": 2}), np.zeros((8, 8, 3), np.uint8)
     before = dict(matplotlib.rcParams)
     living = []
-    for number in range(50):
-        figure = roc_figure(table, METRICS, str(number)) if number % 10 else drawn(score_figure(table, METRICS))
-        living.append(weakref.ref(figure))
+    for _ in range(2):
+        for figure in (
+            roc_figure(table, METRICS),
+            score_figure(table, METRICS),
+            cases_figure(full_gallery(table), table, METRICS),
+            curves_figure([{"epoch": 1.0, "loss": 0.3}]),
+            leakage_figure([(image, image, 1.0, "a.png", "b.png")]),
+        ):
+            living.append(weakref.ref(drawn(figure) if len(living) < 5 else figure))
     del figure
     gc.collect()
+    assert len(living) == 10
     assert not any(reference() for reference in living)
     assert dict(matplotlib.rcParams) == before
-
-
-def test_drawing_needs_neither_pyplot_nor_torch_and_importing_neither_matplotlib(tmp_path):
-    table = make_table(2, {"dent": 2})
-    run_dir = write_run(tmp_path / "run", table, full_gallery(table))
-    code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from anomaly_lab.reporting.figures import draw_all\n"
-        "import anomaly_lab.reporting.tables\n"
-        "heavy = {'matplotlib', 'sklearn', 'scipy', 'torch', 'PIL'} & sys.modules.keys()\n"
-        "assert not heavy, heavy\n"
-        "draw_all(Path(sys.argv[1]))\n"
-        "unwanted = {'matplotlib.pyplot', 'torch', 'lightning', 'albumentations'} & sys.modules.keys()\n"
-        "assert not unwanted, unwanted\n"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code, str(run_dir)], check=True)
