@@ -110,6 +110,10 @@ def test_the_command_prints_all_parts_and_writes_them(options, tmp_path, capsys,
         assert feed["ratio"] == pytest.approx(sum(feed["ratios"]) / 2)
         assert feed["passed"] == (feed["ratio"] >= 0.97)
         assert ("PASS" if feed["passed"] else "BELOW") in shown
+    fixed = results["step"]["fixed"]
+    by_hand = 1000 * 4 / results["step"]["feeds"]["in memory"]["median"]["plain"]  # a batch of 4
+    assert fixed["more"] == pytest.approx(fixed["ours"] - fixed["plain"])  # of two repeats, median and mean are one
+    assert fixed["share"] == pytest.approx(fixed["more"] / by_hand)
     assert results["cache"]["training loader"]["images"] == 24  # 40, less a quarter tested, less a fifth held out
     assert results["cache"]["prepare"]["first_seconds"] > min(results["cache"]["prepare"]["cached_seconds"])
 
