@@ -20,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: setup ## train on the generated dataset, and say what to look at
-	$(BIN)/anomaly-lab train
+	$(BIN)/anomaly-lab train trainer.max_epochs=12
 
 test: setup ## run the test suite
 	$(BIN)/python -m pytest

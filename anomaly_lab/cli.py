@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from anomaly_lab.errors import LabError, nearest
+from anomaly_lab.hardware import share_cores
 
 VERBS = {
     "train": "train a method on a dataset, or sweep over options with -m",
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"error: there is no verb {verb!r}. {nearest(verb, VERBS)}", file=sys.stderr)
         return 2
+    share_cores()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("anomaly_lab").setLevel(logging.INFO)
     try:
