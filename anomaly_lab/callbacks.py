@@ -77,4 +77,8 @@ class SeedEachBatch(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed the batch."""
         key = (self.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+        if pl_module.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed also formats a traceback per absent GPU
+        else:
+            torch.manual_seed(seed)

@@ -71,8 +71,7 @@ def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule)
             raise ConfigError("checkpoint=best needs held-out images: set dataset.val_fraction or dataset.val_count.")
         if config["trainer"]["estimate"] and config["trainer"]["devices"] == 1 and epochs > 0:
             log.info("%s", estimate(config, model, data, epochs))
-        callbacks: list[Callback] = [SeedEachBatch(config["seed"]), history, RichProgressBar(leave=False)]
-        callbacks.append(ModelCheckpoint(run.checkpoints, "last", enable_version_counter=False))
+        callbacks = training_callbacks(config["seed"], history, run.checkpoints)
         if wants_best:
             callbacks.append(_best_checkpoint(run.checkpoints))
         with make_logger(config, run) as logger:
@@ -97,6 +96,19 @@ def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule)
                 _save_weights(path, load_checkpoint(path), history)  # a finished run needs no optimizer
     restore(model, load_checkpoint(best if config["checkpoint"] == "best" else last))
     return history
+
+
+def training_callbacks(
+    seed: int, history: History, checkpoints: Path, console: dict[str, Any] | None = None
+) -> list[Callback]:
+    """What every training has around it; `console` has arguments for the progress bar's."""
+    return [
+        SeedEachBatch(seed),
+        history,
+        # ten redraws a second: a redraw at every step costs more than the step's own bookkeeping
+        RichProgressBar(refresh_rate=10, console_kwargs=console),
+        ModelCheckpoint(checkpoints, "last", enable_version_counter=False),
+    ]
 
 
 def build_model(config: Config) -> AnomalyModel:

@@ -12,13 +12,12 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anomaly_lab.callbacks import History, SeedEachBatch
+from anomaly_lab.callbacks import History
 from anomaly_lab.config import Config, as_partial
-from anomaly_lab.fit import make_trainer
+from anomaly_lab.fit import make_trainer, training_callbacks
 from anomaly_lab.models.dpae import DPAE
 from anomaly_lab.types import Batch
 from benchmarks.setting import Moment, now
@@ -88,7 +87,6 @@ def train_ours(config: Config, model: DPAE, feed: Feed, window: Window, folder: 
     model = copy.deepcopy(model)
     clock = _Clock(window)
     terminal = {"force_terminal": True, "file": io.StringIO(), "width": 100}
-    bar = RichProgressBar(leave=False, console_kwargs=terminal)
     trainer = make_trainer(
         config,
         max_epochs=1,
@@ -96,10 +94,7 @@ def train_ours(config: Config, model: DPAE, feed: Feed, window: Window, folder: 
         limit_val_batches=0,
         callbacks=[
             clock,
-            SeedEachBatch(config["seed"]),
-            History(folder / "curves.csv"),
-            bar,
-            ModelCheckpoint(folder, "last", enable_version_counter=False),
+            *training_callbacks(config["seed"], History(folder / "curves.csv"), folder, terminal),
         ],
         logger=False,
         default_root_dir=folder,

@@ -57,7 +57,7 @@ def test_both_loops_come_to_the_same_losses_and_weights(setting, overrides):
 
 @pytest.mark.parametrize(
     ("section", "option", "value"),
-    [("model", "prototype_rate", 0.4), ("model", "latent_weight", 0.1), ("optimizer", "momentum", 0.0)],
+    [("model", "prototype_rate", 0.4), ("model", "latent_weight", 0.1), ("optimizer", "lr", 0.0009)],
 )
 def test_loops_that_do_other_work_are_told_apart(setting, section, option, value):
     start, feed = setting.model(), loader(setting)

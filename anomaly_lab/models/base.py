@@ -51,6 +51,8 @@ class AnomalyModel(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self._optimizer, self._scheduler, self._input_norm = optimizer, scheduler, input_norm
+        self._loss_sums: Tensor | None = None
+        self._images = 0
         self.gather = ScoreGather((*self.score_names, *self.latent_names))
 
     @abstractmethod
@@ -70,13 +72,24 @@ class AnomalyModel(LightningModule, ABC):
         std = image.std((1, 2, 3), keepdim=True).clamp_min(1e-3)  # a blank image stays blank
         return (image - mean) / std, lambda x: x * std + mean
 
+    def on_train_epoch_start(self) -> None:
+        """Forget the losses of an epoch that was cut off."""
+        self._loss_sums, self._images = None, 0
+
     def log_losses(self, loss: Tensor, terms: Mapping[str, Tensor], batch_size: int) -> None:
-        """Show the loss, and keep the epoch's mean of it and of its terms for the curves."""
+        """Keep the epoch's mean of the loss and of its terms for the progress bar and the curves."""
         if self._trainer is None:  # a training step called by hand
             return
-        self.log("loss", loss.detach(), prog_bar=True, on_step=False, on_epoch=True, batch_size=batch_size)
-        for name, term in terms.items():
-            self.log(f"loss_{name}", term.detach(), on_step=False, on_epoch=True, batch_size=batch_size)
+        # `self.log` looks through all that is logged at each call: in every step it took longer than all else here
+        sums = torch.stack([value.detach().float() for value in (loss, *terms.values())]) * batch_size
+        self._loss_sums = sums if self._loss_sums is None else self._loss_sums + sums
+        self._images += batch_size
+        if self.trainer.is_last_batch:
+            means = dict(
+                zip(("loss", *(f"loss_{name}" for name in terms)), self._loss_sums / self._images, strict=True)
+            )
+            self.log("loss", means.pop("loss"), prog_bar=True, on_step=False, on_epoch=True, batch_size=1)
+            self.log_dict(means, on_step=False, on_epoch=True, batch_size=1)
 
     def global_mean(self, values: Tensor) -> Tensor:
         """The mean over dimension 0 of (B, ...) and over all ranks."""
