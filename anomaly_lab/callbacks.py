@@ -38,7 +38,7 @@ class History(Callback):
         """Add a row, or stop; checkpoints are written after this, so the last good one stays.
 
         Raises:
-            TrainingError: if the epoch's mean loss is not finite.
+            TrainingError: if the epoch's mean loss, or a weight, is not finite.
         """
         losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
         epoch = trainer.current_epoch + 1
@@ -47,6 +47,11 @@ class History(Callback):
             raise TrainingError(
                 f"The loss became {losses['loss']} in epoch {epoch} of {trainer.max_epochs}; {kept}. Try a lower "
                 f"model.optimizer.lr, or model.reduction=mean where the method has it."
+            )
+        if not all(torch.isfinite(p).all() for p in pl_module.parameters()):
+            raise TrainingError(
+                f"A weight is no longer a finite number after epoch {epoch} of {trainer.max_epochs}; the checkpoint of "
+                "the epoch before, if there is one, is kept. Try a lower model.optimizer.lr."
             )
         self.rows.append({"epoch": epoch, "seconds": time.perf_counter() - self._started, **losses})
         if trainer.is_global_zero:

@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from the last finished epoch.", file=sys.stderr)
+        print(
+            "Interrupted. The same command (without force=true) goes on from the last finished epoch.", file=sys.stderr
+        )
         return 130
     return status

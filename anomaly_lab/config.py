@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from anomaly_lab.errors import ConfigError, nearest
+from anomaly_lab.errors import ConfigError, nearest, require
 
 Config = dict[str, Any]
 T = TypeVar("T")
@@ -21,6 +21,7 @@ ALLOWED = ("anomaly_lab", "torch.optim")
 # What never changes a number: where things lie, what shows or stores them, and on which device they run.
 # The split's options are left out because the split itself, as a SHA of its lists, is in.
 _NOT_HASHED = {
+    "model": {"max_epochs", "batch_size"},  # stand in trainer and dataset
     "dataset": {
         *("root", "num_workers", "protocol", "split", "split_seed", "train_count", "val_count"),
         *("test_normal_count", "val_fraction", "test_fraction", "tuning"),
@@ -51,10 +52,14 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             parsed = OverridesParser.create().parse_overrides(list(overrides))
+            for override in parsed:  # the one group that may be missing, as long as nobody asks for it
+                if override.key_or_group == "recipe" and not (conf_dir() / f"recipe/{override.value()}.yaml").exists():
+                    known = [path.stem for path in (conf_dir() / "recipe").glob("*.yaml")]
+                    raise ConfigError(f"There is no recipe={override.value()}. {nearest(override.value(), known)}")
             return resolve(hydra_compose(verb, list(overrides)))
         except MissingConfigException as error:
             group, _, name = str(error.missing_cfg_file or "").rpartition("/")
-            options = [str(option) for option in error.options or []]
+            options = [str(option) for option in error.options or [] if not str(option).startswith("_")]
             raise ConfigError(f"There is no {group}={name}. {nearest(name, options)}") from None
         except ConfigCompositionException as error:
             cause = error.__cause__
@@ -74,6 +79,16 @@ def check(verb: str, arguments: Sequence[str]) -> Config:
     Only the names are looked at: a value that does not work fails its own job later. Returns the
     configuration of the first values.
     """
+    ours = [texts for texts in sweep_values(arguments) if not texts[0].lstrip("+~").startswith("hydra")]
+    firsts = [texts[0] for texts in ours]
+    for place, texts in enumerate(ours):
+        for text in texts[1:]:
+            compose(verb, [*firsts[:place], text, *firsts[place + 1 :]])
+    return compose(verb, firsts)
+
+
+def sweep_values(arguments: Sequence[str]) -> list[list[str]]:
+    """Each override of a command line with its values written out: one, or several where it sweeps."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
@@ -81,19 +96,47 @@ def check(verb: str, arguments: Sequence[str]) -> Config:
     try:
         overrides = OverridesParser.create().parse_overrides(texts)
     except OverrideParseException as error:
-        raise ConfigError(f"{error.override!r} is not understood: options are written key=value.") from None
-    choices = [
+        raise ConfigError(
+            f"{error.override!r} is not understood: options are written key=value, and a value with brackets or other "
+            "signs in quotes of its own: \"key='value'\"."
+        ) from None
+    return [
         [f"{text.partition('=')[0]}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()
         else [text]
         for override, text in zip(overrides, texts, strict=True)
     ]
-    ours = [i for i, override in enumerate(overrides) if not override.key_or_group.startswith("hydra")]
-    first = compose(verb, [choices[i][0] for i in ours])
-    for i in ours:
-        for value in choices[i][1:]:
-            compose(verb, [value if i == j else choices[j][0] for j in ours])
-    return first
+
+
+def check_values(config: Config) -> None:
+    """Check what would otherwise be noticed after the training, or never.
+
+    Raises:
+        ConfigError: naming the option, its value and what it may be.
+    """
+    whole = (("seed", 0), ("trainer.max_epochs", 0), ("dataset.batch_size", 2), ("dataset.image_size", 1))
+    for name, least in whole:
+        value = _at(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{name}={value!r} has to be a whole number of at least {least}.")
+    require("checkpoint", config["checkpoint"], ("last", "best"))
+    require("predictions", config["predictions"], ("gallery", "all", "none"))
+    for name in ("dataset.flip", "force", "trainer.estimate"):
+        if not isinstance(_at(config, name), bool):
+            raise ConfigError(f"{name}={_at(config, name)!r} has to be true or false.")
+    for name in ("tags", "allow"):
+        if not isinstance(config[name], list):
+            raise ConfigError(f"{name}={config[name]!r} has to be a list: {name}=[a,b].")
+    quantile = config["val_quantile"]
+    if not isinstance(quantile, float) or not 0 < quantile < 1:
+        raise ConfigError(f"val_quantile={quantile!r} has to be a number between 0 and 1.")
+    if config["trainer"]["devices"] != 1:
+        raise ConfigError(
+            f"trainer.devices={config['trainer']['devices']!r}: a run trains on one device for now; several runs of a "
+            "sweep can use several."
+        )
+    if config["checkpoint"] == "best" and config["trainer"]["max_epochs"] == 0:
+        raise ConfigError("checkpoint=best needs a training: trainer.max_epochs=0 scores the untrained method.")
 
 
 def resolve(config: Any) -> Config:
@@ -109,19 +152,18 @@ def resolve(config: Any) -> Config:
     return {str(key): value for key, value in plain.items()}
 
 
-def hash_basis(config: Config, split_sha256: str) -> Config:
+def hash_basis(config: Config, data_sha256: str) -> Config:
     """The part of a resolved configuration that determines the numbers; nulls are left out.
 
     New options default to null, meaning the old behaviour, so that runs made before them are found.
     """
     basis = {
-        "split": split_sha256,
-        "model": config["model"],
+        "data": data_sha256,
         "val_quantile": config["val_quantile"],
         "checkpoint": config["checkpoint"],
         **{part: {k: v for k, v in config[part].items() if k not in _NOT_HASHED[part]} for part in _NOT_HASHED},
     }
-    return _without_nulls(basis)  # type: ignore[no-any-return]
+    return _canonical(basis)  # type: ignore[no-any-return]
 
 
 def hash_of(basis: Config) -> str:
@@ -159,15 +201,23 @@ def as_partial(node: Mapping[str, Any], kind: type[T], allow: Sequence[str] = ()
     return partial(locate(node["_target_"], kind, allow), **arguments)
 
 
+def _at(config: Config, name: str) -> Any:
+    node: Any = config
+    for key in name.split("."):
+        node = node[key]
+    return node
+
+
 def _dotted(tree: Any, prefix: str = "") -> list[str]:
     if not isinstance(tree, dict):
         return [prefix]
     return [name for key, value in tree.items() for name in _dotted(value, f"{prefix}.{key}" if prefix else str(key))]
 
 
-def _without_nulls(tree: Any) -> Any:
+def _canonical(tree: Any) -> Any:
+    """Without nulls, and with whole numbers as floats: 1 and 1.0 are the same option."""
     if isinstance(tree, Mapping):
-        return {key: _without_nulls(value) for key, value in tree.items() if value is not None}
+        return {key: _canonical(value) for key, value in tree.items() if value is not None}
     if isinstance(tree, list | tuple):
-        return [_without_nulls(value) for value in tree]
-    return tree
+        return [_canonical(value) for value in tree]
+    return float(tree) if isinstance(tree, int) and not isinstance(tree, bool) else tree

@@ -6,19 +6,20 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 
 from anomaly_lab.config import conf_dir, locate
 from anomaly_lab.data.records import DATA_VARIABLE, DefectDataset
 from anomaly_lab.data.store import cache_dir
-from anomaly_lab.errors import ConfigError, LabError
+from anomaly_lab.errors import ConfigError
 from anomaly_lab.hardware import cpu_flags, has_fast_bf16, has_gpu
 from anomaly_lab.runs import git_sha, versions
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the report; the exit status is 0 if training can start."""
+    """Print the report."""
     from rich.console import Console
     from rich.table import Table
 
@@ -67,12 +68,12 @@ def packages() -> list[tuple[str, str]]:
 
 
 def datasets() -> list[tuple[str, str, str]]:
-    """Every dataset: found or not, how many images, or how to get it."""
+    """Every dataset: where it is, or how to get it."""
     parent = os.environ.get(DATA_VARIABLE)
     rows = [(DATA_VARIABLE, parent or "not set", "the folder that holds the datasets' own folders")]
     for path in sorted((conf_dir() / "dataset").glob("*.yaml")):
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if "_target_" in config:
+        if not path.stem.startswith("_"):
             rows.append((path.stem, *_find(config)))
     return rows
 
@@ -83,7 +84,7 @@ def _find(config: dict[str, str]) -> tuple[str, str]:
         return "ready", "generated when first used"
     if not dataset.folder:
         return "ready", "your own images: dataset.root=DIR"
-    try:
-        return "found", str(dataset().root)
-    except LabError:
-        return "missing", f"{dataset.folder}: {dataset.how_to_get}"
+    root = Path(os.environ.get(DATA_VARIABLE, "")) / dataset.folder
+    if DATA_VARIABLE in os.environ and (root / dataset.inside).is_dir():
+        return "found", str(root)
+    return "missing", f"{dataset.folder}: {dataset.how_to_get}"

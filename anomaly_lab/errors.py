@@ -32,3 +32,14 @@ class RunError(LabError):
 
 class TrainingError(LabError):
     """A training that cannot go on, such as one whose loss is no longer a number."""
+
+
+def require(option: str, value: object, known: Iterable[str]) -> None:
+    """Check that an option has one of its known values.
+
+    Raises:
+        ConfigError: if not, with the nearest known one.
+    """
+    known = list(known)
+    if value not in known:
+        raise ConfigError(f"{option}={value!r} is unknown. {nearest(value, known)}")

@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 import resource
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -69,11 +71,11 @@ def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule)
         wants_best = config["checkpoint"] == "best"
         if wants_best and not data.plan.split.lists.get("val"):
             raise ConfigError("checkpoint=best needs held-out images: set dataset.val_fraction or dataset.val_count.")
-        if config["trainer"]["estimate"] and config["trainer"]["devices"] == 1 and epochs > 0:
+        if config["trainer"]["estimate"] and epochs > 0:
             log.info("%s", estimate(config, model, data, epochs))
         callbacks = training_callbacks(config["seed"], history, run.checkpoints)
         if wants_best:
-            callbacks.append(_best_checkpoint(run.checkpoints))
+            callbacks.insert(-1, _best_checkpoint(run.checkpoints))  # before `last`, which marks the epoch as done
         with make_logger(config, run) as logger:
             trainer = make_trainer(
                 config,
@@ -85,10 +87,7 @@ def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule)
                 default_root_dir=run.path,
             )
             resume = last if checkpoint is not None else None
-            try:
-                trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-            except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM: not failed, the same command goes on
-                raise KeyboardInterrupt from None
+            trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
         if epochs == 0:  # untrained, to compare with
             _save_weights(last, {"state_dict": model.state_dict(), "epoch": -1}, history)
         for path in (last, best):
@@ -137,8 +136,25 @@ def make_trainer(config: Config, **arguments: Any) -> Trainer:
     """A Lightning trainer on the configured hardware; it pads no evaluation batch with repeats."""
     hardware = {key: config["trainer"][key] for key in ("accelerator", "devices", "strategy", "precision")}
     return Trainer(
-        **hardware, **arguments, use_distributed_sampler=False, enable_model_summary=False, log_every_n_steps=1
+        **hardware,
+        **arguments,
+        plugins=[WholeCheckpoints()],
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
     )
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it; Lightning's way copies it from $TMPDIR."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write the checkpoint whole or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(".tmp")
+        torch.save(checkpoint, temporary)
+        temporary.replace(target)
 
 
 def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs: int) -> str:
@@ -173,7 +189,8 @@ def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs
     if trainer.strategy.root_device.type == "cuda":
         memory, where = torch.cuda.max_memory_allocated(), "GPU memory"
     else:
-        memory, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "memory"
+        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+        memory, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "memory"
     took = f"{minutes:.0f} min" if minutes >= 2 else f"{minutes * 60:.0f} s"
     return f"Training: {epochs} epochs of {batches} batches, about {took} and {memory / 2**30:.1f} GiB of {where}."
 
@@ -188,7 +205,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(
-            f"{path} is missing: the run was not trained to its end. Run its `train` command again."
+            f"{path} is missing: `last` is there once a run is trained, `best` if it was trained with checkpoint=best."
         ) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         first = str(error).partition("\n")[0]
@@ -227,7 +244,4 @@ def _best_checkpoint(folder: Path) -> ModelCheckpoint:
 def _save_weights(path: Path, checkpoint: dict[str, Any], history: History) -> None:
     """Write weights, epoch and curves; the file is replaced in one step."""
     slim = {"state_dict": checkpoint["state_dict"], "epoch": checkpoint["epoch"], "history": history.state_dict()}
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(slim, temporary)
-    temporary.replace(path)
+    WholeCheckpoints().save_checkpoint(slim, path)

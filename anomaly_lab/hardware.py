@@ -8,7 +8,7 @@ from pathlib import Path
 
 def has_gpu() -> bool:
     """Whether an NVIDIA driver is loaded and not hidden by CUDA_VISIBLE_DEVICES."""
-    return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
 
 
 def cpu_flags() -> frozenset[str]:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from anomaly_lab.config import Config, hash_basis, hash_of
+from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.splits import Split
 from anomaly_lab.errors import RunError
 
@@ -45,11 +47,11 @@ class Run:
     path: Path
 
     @classmethod
-    def of(cls, config: Config, split: Split) -> Run:
-        """The run that a resolved configuration and its split belong to, whether it exists or not."""
+    def of(cls, config: Config, plan: DataPlan) -> Run:
+        """The run that a resolved configuration and its data belong to, whether it exists or not."""
         dataset = config["dataset"]
         where = "-".join(filter(None, (dataset["name"], dataset.get("category"))))
-        name = f"{hash_of(hash_basis(config, split.sha256))[:8]}-s{config['seed']}"
+        name = f"{hash_of(hash_basis(config, plan.sha256))[:8]}-s{config['seed']}"
         return cls(Path(config["runs_dir"]) / where / config["model"]["name"] / name)
 
     @property
@@ -166,47 +168,59 @@ class Run:
                 raise RunBusyError(f"{self.path} is being worked on by another process.") from None
             yield
 
-    def start(self, config: Config, split: Split) -> None:
-        """Write what is going to be run, and mark it running.
+    def check(self, config: Config, plan: DataPlan) -> None:
+        """Compare what is stored with what is asked.
 
         Raises:
-            RunError: if the folder holds another configuration under the same hash.
+            RunError: if the folder holds another configuration, or other data, under the same hash.
         """
-        basis = hash_basis(config, split.sha256)
-        if self.config_file.exists():
-            stored = hash_basis(self.config(), self.split().sha256)
-            if stored != basis:
-                raise RunError(
-                    f"{self.path} holds another configuration under the same hash (it differs in "
-                    f"{', '.join(_differences(stored, basis))}). Move it away, or run with force=true."
-                )
-        write_json(self.split_file, split.to_json())
-        write_text(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        self._write("running", config, split, {})
+        data = self.read().get("data_sha256")
+        if data is None or not self.config_file.exists():
+            return
+        stored, asked = hash_basis(self.config(), str(data)), hash_basis(config, plan.sha256)
+        if stored != asked:
+            raise RunError(
+                f"{self.path} holds another configuration under the same hash (it differs in "
+                f"{', '.join(_differences(stored, asked))}). Move it away, or run with force=true."
+            )
 
-    def finish(self, config: Config, split: Split, results: Mapping[str, Any]) -> None:
+    def start(self, config: Config, plan: DataPlan) -> None:
+        """Write what is going to be run, and mark it running."""
+        write_json(self.split_file, plan.split.to_json())
+        write_text(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        self._write("running", config, plan, {})
+
+    def finish(self, config: Config, plan: DataPlan, results: Mapping[str, Any]) -> None:
         """Write the metrics and mark the run finished; the last thing that happens to it."""
         self.error_file.unlink(missing_ok=True)
-        self._write("finished", config, split, results)
+        self._write("finished", config, plan, results)
 
-    def fail(self, config: Config, split: Split, cause: BaseException, traceback: str) -> None:
+    def fail(self, config: Config, plan: DataPlan, cause: BaseException, traceback: str) -> None:
         """Keep the traceback and mark the run failed."""
         write_text(self.error_file, traceback)
-        self._write("failed", config, split, {"cause": str(cause) or type(cause).__name__})
+        self._write("failed", config, plan, {"cause": str(cause) or type(cause).__name__})
 
-    def _write(self, status: str, config: Config, split: Split, results: Mapping[str, Any]) -> None:
+    def clear(self) -> None:
+        """Empty the folder, what says that the run is finished first."""
+        self.metrics_file.unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _write(self, status: str, config: Config, plan: DataPlan, results: Mapping[str, Any]) -> None:
         content = {
             "status": status,
             "metrics": {},
             "reasons": {},
             "seconds": {},
-            **results,
-            "config_hash": hash_of(hash_basis(config, split.sha256)),
-            "split_sha256": split.sha256,
+            "config_hash": hash_of(hash_basis(config, plan.sha256)),
+            "split_sha256": plan.split.sha256,
+            "data_sha256": plan.sha256,
             "seed": config["seed"],
             "git_sha": git_sha(),
             "versions": versions(),
             "tags": list(config["tags"]),
+            **results,
         }
         write_json(self.metrics_file, content)
 
@@ -217,7 +231,7 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -232,7 +246,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON whole or not at all; not-a-number has no place in it."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def git_sha() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch import Trainer
 
-from anomaly_lab.config import Config
+from anomaly_lab.config import Config, hash_of
 from anomaly_lab.data.datamodule import DefectDataModule, SplitDataset, collate
 from anomaly_lab.data.leakage import find_leaks, thumbnails
 from anomaly_lab.data.plan import DataPlan
@@ -24,6 +25,7 @@ from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.reporting.figures import draw_all, leakage_figure
 from anomaly_lab.runs import write_json
 
+_FLOOR_VERSION = 1  # raised when the floors or the leakage report change
 _FLOOR_SIZE = 112  # the floors look at grey images of this side, whatever the model's size
 _GALLERY = 10  # images from each end of the normal and of the defective test images
 
@@ -71,19 +73,22 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
 
 def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
     """The floors and the leakage report of a split, computed once and kept in `folder` beside its runs."""
-    path = folder / f"{plan.split.sha256[:8]}.json"
-    if path.exists():
+    key = {"data": plan.sha256, "resize": plan.load.resize, "max_value": plan.load.max_value, "version": _FLOOR_VERSION}
+    path = folder / f"{hash_of(key)[:8]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError):  # missing or damaged: computed anew
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
+        if kept["key"] == key:
+            return kept
     store = ImageStore(plan.dataset.root, _FLOOR_SIZE, plan.load.resize, plan.load.max_value)
     train, test = (plan.split.lists[name] for name in ("train_normal", "test"))
     train_grey, test_grey = (_greys(store, records) for records in (train, test))
     metrics, reasons = floors(train_grey, test_grey, np.array([record.label for record in test]))
     leaks = find_leaks(thumbnails(train_grey), thumbnails(test_grey), [r.path for r in train], [r.path for r in test])
     found = {
+        "key": key,
         "metrics": metrics,
         "reasons": reasons,
-        "leakage": leaks.to_json() | {"sentence": leaks.sentence(split=plan.split.options.split)},
+        "leakage": leaks.to_json() | {"sentence": leaks.sentence()},
     }
     write_json(path, found)
     return found
@@ -135,12 +140,12 @@ def _pictures(
     """What the model made of the chosen test images, as the figures and the report want it."""
     dataset = data.loader("test").dataset
     assert isinstance(dataset, SplitDataset)
-    device = next(model.parameters()).device
+    weight = next(model.parameters())
     model.eval()
     found: dict[str, list[npt.NDArray[Any]]] = {"index": [], "image": [], "mask": []}
     for start in range(0, len(chosen), data.plan.load.batch_size):
         samples = [dataset[0, int(index)] for index in chosen[start : start + data.plan.load.batch_size]]
-        prediction = model.predict(collate(samples)["image"].to(device))
+        prediction = model.predict(collate(samples)["image"].to(weight.device, weight.dtype))
         found["index"].append(chosen[start : start + len(samples)])
         found["image"].append(np.stack([sample["image"] for sample in samples]))
         found["mask"].append(np.stack([sample["mask"] for sample in samples]))

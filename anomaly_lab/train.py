@@ -8,22 +8,24 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from anomaly_lab.config import Config, check, conf_dir, resolve
+from anomaly_lab.config import Config, check, check_values, conf_dir, resolve, sweep_values
 from anomaly_lab.data.plan import make_plan
-from anomaly_lab.errors import LabError
+from anomaly_lab.errors import ConfigError, LabError, nearest
 from anomaly_lab.hardware import resolve_precision
 from anomaly_lab.runs import Run, RunBusyError, write_json
 
 log = logging.getLogger("anomaly_lab")
+
+_PRINTING = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve"}  # flags that Hydra answers by itself
 
 
 @dataclass(frozen=True)
@@ -39,53 +41,62 @@ class Outcome:
 def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab train ARGUMENTS`; the exit status is 0 if every job is finished."""
     flags = {argument for argument in arguments if argument.startswith("-")}
-    if flags - {"-m", "--multirun"}:  # such as `--cfg job`, which Hydra answers by itself
+    if flags & _PRINTING:
         _hand_to_hydra(list(arguments))
         return 0
+    if unknown := sorted(flags - {"-m", "--multirun"}):
+        raise ConfigError(
+            f"There is no flag {unknown[0]}. {nearest(unknown[0], ['-m', '--multirun', *sorted(_PRINTING)])}"
+        )
     config = check("train", arguments)
     if not flags:
         return _finish_single(run_job(config, list(arguments)))
     sweep = Path(config["runs_dir"]) / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     # Hydra's parser wants its flag before the overrides
     _hand_to_hydra(["--multirun", *(a for a in arguments if a not in flags), f"hydra.sweep.dir={sweep}"])
+    expected = prod(len(values) for values in sweep_values(arguments))
     outcomes = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(sweep.glob("*/job.json"))]
     if outcomes:
         _show_sweep(outcomes)
-    return int(any(outcome.status == "failed" for outcome in outcomes))
+    done = sum(outcome.status in ("finished", "skipped") for outcome in outcomes)
+    return int(done < max(expected, 1))
 
 
 def run_job(config: Config, overrides: list[str]) -> Outcome:
     """Train one configuration and say what became of it; only a keyboard interrupt gets out."""
     run = None
     try:
+        check_values(config)
         config["trainer"]["precision"] = resolve_precision(config["trainer"]["precision"])
         plan = make_plan(config["dataset"], tuple(config["allow"]))
-        run = Run.of(config, plan.split)
+        run = Run.of(config, plan)
         with run.lock():
-            before = run.read().get("status")
-            if before == "finished" and not config["force"]:
-                return Outcome(overrides, "skipped", str(run.path))
             if config["force"]:
-                _clear(run.path)
-            elif before is not None:
+                run.clear()
+            before = run.read().get("status")
+            run.check(config, plan)
+            if before == "finished":
+                return Outcome(overrides, "skipped", str(run.path))
+            if before is not None:
                 log.info("Going on with %s", run.path)
-            run.start(config, plan.split)
+            run.start(config, plan)
             try:
                 from anomaly_lab.fit import fit  # torch and lightning come with it
 
-                run.finish(config, plan.split, fit(config, plan, run))
-            except (Exception, SystemExit) as error:
-                run.fail(config, plan.split, error, traceback.format_exc())
+                run.finish(config, plan, fit(config, plan, run))
+            except Exception as error:
+                run.fail(config, plan, error, traceback.format_exc())
                 raise
         return Outcome(overrides, "finished", str(run.path))
+    except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM: not failed, the same command goes on
+        raise KeyboardInterrupt from None
     except RunBusyError as error:
         return Outcome(overrides, "busy", str(run.path) if run else None, str(error))
-    except (Exception, SystemExit) as error:
-        # what the user can mend is said in a sentence, anything else is a fault of ours and needs its traceback
-        cause = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-        if run is None and not isinstance(error, LabError):
-            log.error("%s", traceback.format_exc())
-        return Outcome(overrides, "failed", str(run.path) if run else None, cause)
+    except LabError as error:
+        return Outcome(overrides, "failed", str(run.path) if run else None, str(error))
+    except Exception as error:  # a fault of ours: its traceback is needed
+        log.error("%s", traceback.format_exc())
+        return Outcome(overrides, "failed", str(run.path) if run else None, f"{type(error).__name__}: {error}")
 
 
 def _sweep_job(composed: Any) -> None:
@@ -122,8 +133,6 @@ def _finish_single(outcome: Outcome) -> int:
 
     if outcome.run is None or outcome.status in ("failed", "busy"):
         log.error("error: %s", outcome.cause)
-        if outcome.run is not None and outcome.status == "failed":
-            log.error("The traceback is in %s", Run(Path(outcome.run)).error_file)
         return 1
     run = Run(Path(outcome.run))
     content = run.read()
@@ -146,9 +155,3 @@ def _show_sweep(outcomes: list[Outcome]) -> None:
         content = Run(Path(outcome.run)).read() if outcome.run else {}
         rows.append({**content, **asdict(outcome)})
     Console().print(sweep_table(rows))
-
-
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name != ".lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +13,10 @@ from anomaly_lab.cli import main
 os.environ.setdefault("WANDB_MODE", "offline")
 # tiny networks gain nothing from threads, and threads that wait for each other crawl on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# a busy machine is no fault of the code
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # the smallest DPAE: what a test needs to run through the whole line in a second
 TINY = [

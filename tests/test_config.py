@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_lab.config import check, compose, conf_dir, hash_basis, hash_of, locate
+from anomaly_lab.config import check, check_values, compose, conf_dir, hash_basis, hash_of, locate
 from anomaly_lab.data.records import DefectDataset
 from anomaly_lab.errors import ConfigError
 
 ROOT = ["dataset.root=/somewhere"]
-DATASETS = sorted(path for path in conf_dir().glob("dataset/*.yaml") if path.stem != "base")  # a part of the others
+DATASETS = sorted(path for path in conf_dir().glob("dataset/*.yaml") if not path.stem.startswith("_"))
 
 
 @pytest.mark.parametrize("path", DATASETS, ids=lambda path: path.stem)
@@ -29,6 +29,7 @@ def test_every_dataset_composes_with_every_model(path, model):
         (["dataset=mtt"], ["dataset=mtt", "'mt'"]),
         (["model.latnt_dim=3"], ["'model.latnt_dim'", "'model.latent_dim'"]),
         (["sed=3"], ["'sed'", "'seed'"]),
+        (["recipe=dpae_litrl"], ["recipe=dpae_litrl", "'dpae_literal'"]),
         (["dataset=mvtec"], ["dataset.category", "no value"]),
         (["model.latent_dim=[1"], ["model.latent_dim=[1", "key=value"]),
         (["dataset.root"], ["dataset.root", "key=value"]),
@@ -44,6 +45,28 @@ def test_a_sweep_with_one_unknown_name_is_refused_as_a_whole():
     with pytest.raises(ConfigError, match="'dpae'"):
         check("train", ["-m", "model=dpae,dpaee", "seed=0,1"])
     assert check("train", ["-m", "model=dpae", "model.latent_dim=16,32"])["model"]["latent_dim"] == 16
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=abc", "seed=-1", "seed=1.5", "trainer.max_epochs=null", "trainer.max_epochs=-1", "trainer.devices=2"),
+        *("dataset.batch_size=1", "val_quantile=95", "val_quantile=abc", "checkpoint=lst", "predictions=galery"),
+        *("dataset.flip=maybe", "allow=foo", "force=perhaps", "dataset.image_size=0"),
+    ],
+)
+def test_a_value_that_cannot_work_is_named_before_anything_starts(override):
+    with pytest.raises(ConfigError, match=override.partition("=")[0].replace(".", r"\.")):
+        check_values(compose("train", [override]))
+
+
+def test_the_defaults_can_work():
+    check_values(compose("train", []))
+
+
+def test_one_and_one_point_nought_are_the_same_option():
+    a, b = (hash_of(hash_basis(compose("train", [f"model.latent_weight={text}"]), "d")) for text in ("1", "1.0"))
+    assert a == b
 
 
 def test_the_hash_ignores_where_and_how_but_not_what():

@@ -6,8 +6,11 @@ import sys
 import pytest
 
 from anomaly_lab.config import compose
+from anomaly_lab.data.folder import ImageFolder
+from anomaly_lab.data.options import LoadOptions, SplitOptions
+from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.records import Record
-from anomaly_lab.data.splits import Split, SplitOptions
+from anomaly_lab.data.splits import Split
 from anomaly_lab.errors import RunError
 from anomaly_lab.runs import Run, RunBusyError, write_json, write_text
 
@@ -15,27 +18,35 @@ SPLIT = Split({"train_normal": (Record("a.png"),), "test": (Record("b.png"),)}, 
 
 
 @pytest.fixture
+def plan(tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "data" / name).write_text(name)
+    return DataPlan(ImageFolder(tmp_path / "data"), SPLIT, LoadOptions())
+
+
+@pytest.fixture
 def config(tmp_path):
-    return compose("train", [f"runs_dir={tmp_path}", "dataset=mt", "dataset.root=/data"])
+    return compose("train", [f"runs_dir={tmp_path / 'runs'}", "dataset=mt", "dataset.root=/data"])
 
 
-def test_the_path_says_what_the_run_is(config, tmp_path):
-    run = Run.of(config, SPLIT)
-    assert run.path.parent == tmp_path / "mt" / "dpae"
+def test_the_path_says_what_the_run_is(config, plan, tmp_path):
+    run = Run.of(config, plan)
+    assert run.path.parent == tmp_path / "runs/mt/dpae"
     assert run.path.name.endswith("-s0")
-    assert Run.of({**config, "seed": 3}, SPLIT).path.name == run.path.name.replace("-s0", "-s3")
+    assert Run.of({**config, "seed": 3}, plan).path.name == run.path.name.replace("-s0", "-s3")
     mvtec = compose("train", [f"runs_dir={tmp_path}", "dataset=mvtec", "dataset.category=carpet"])
-    assert Run.of(mvtec, SPLIT).path.parts[-3] == "mvtec-carpet"
+    assert Run.of(mvtec, plan).path.parts[-3] == "mvtec-carpet"
 
 
-def test_a_run_goes_from_new_to_finished(config):
-    run = Run.of(config, SPLIT)
+def test_a_run_goes_from_new_to_finished(config, plan):
+    run = Run.of(config, plan)
     assert run.status() == "new"
     with run.lock():
-        run.start(config, SPLIT)
+        run.start(config, plan)
         assert run.status() == "running"
     assert run.status() == "interrupted"  # nobody holds it
-    run.finish(config, SPLIT, {"metrics": {"image_auroc": 0.5}, "reasons": {}, "seconds": {}})
+    run.finish(config, plan, {"metrics": {"image_auroc": 0.5}, "reasons": {}, "seconds": {}})
     assert run.status() == "finished"
     assert run.config() == config
     assert run.split() == SPLIT
@@ -45,17 +56,17 @@ def test_a_run_goes_from_new_to_finished(config):
     assert {"git_sha", "versions", "tags", "split_sha256"} <= content.keys()
 
 
-def test_a_failed_run_keeps_its_traceback(config):
-    run = Run.of(config, SPLIT)
-    run.start(config, SPLIT)
-    run.fail(config, SPLIT, ValueError("no such thing"), "Traceback ...")
+def test_a_failed_run_keeps_its_traceback(config, plan):
+    run = Run.of(config, plan)
+    run.start(config, plan)
+    run.fail(config, plan, ValueError("no such thing"), "Traceback ...")
     assert run.status() == "failed"
     assert run.read()["cause"] == "no such thing"
     assert run.error_file.read_text() == "Traceback ..."
 
 
-def test_two_processes_cannot_hold_a_run_and_a_lock_dies_with_its_process(config):
-    run = Run.of(config, SPLIT)
+def test_two_processes_cannot_hold_a_run_and_a_lock_dies_with_its_process(config, plan):
+    run = Run.of(config, plan)
     hold = (
         "import sys; from pathlib import Path; from anomaly_lab.runs import Run\n"
         f"with Run(Path({str(run.path)!r})).lock():\n    print('held', flush=True); sys.stdin.read()"
@@ -71,17 +82,28 @@ def test_two_processes_cannot_hold_a_run_and_a_lock_dies_with_its_process(config
         pass
 
 
-def test_another_configuration_under_the_same_hash_is_refused(config):
-    run = Run.of(config, SPLIT)
-    run.start(config, SPLIT)
+def test_another_configuration_under_the_same_hash_is_refused(config, plan):
+    run = Run.of(config, plan)
+    run.start(config, plan)
     changed = {**config, "model": {**config["model"], "latent_dim": 99}}
     with pytest.raises(RunError, match=r"model\.latent_dim"):
-        run.start(changed, SPLIT)
+        run.check(changed, plan)
+    run.check(config, plan)
+
+
+def test_other_pictures_of_the_same_names_are_another_run(config, plan, tmp_path):
+    before = Run.of(config, plan)
+    before.start(config, plan)
+    (tmp_path / "data/b.png").write_text("another picture")
+    changed = DataPlan(plan.dataset, plan.split, plan.load)
+    assert Run.of(config, changed).path != before.path
+    with pytest.raises(RunError, match="data"):
+        before.check(config, changed)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "great"}', '{"metrics": {}}'])
-def test_damaged_metrics_are_named(config, text):
-    run = Run.of(config, SPLIT)
+def test_damaged_metrics_are_named(config, plan, text):
+    run = Run.of(config, plan)
     write_text(run.metrics_file, text)
     with pytest.raises(RunError, match=r"metrics\.json"):
         run.status()

@@ -34,7 +34,7 @@ class SplitDataset(Dataset[Sample]):
         record = self.records[index]
         image, mask = self.store.load(record)
         if record.painted is not None:
-            image, painted = paint(image, record.painted, seed=crc32(record.path.encode()))
+            image, painted = paint(image, record.painted, seed=crc32(os.fsencode(record.path)))
             mask = np.where(mask == IGNORE, IGNORE, painted).astype(np.uint8)
         if self.augment is not None:
             image, mask = self.augment(image, mask, seed=self.seed, epoch=epoch, index=index)

@@ -71,8 +71,8 @@ class LeakageReport:
         """The report as plain values, for `json.dump`."""
         return asdict(self) | {"pairs": [asdict(pair) for pair in self.pairs]}
 
-    def sentence(self, *, split: str = "by_group") -> str:
-        """The finding in plain words, with the remedy that fits `dataset.split`, if one is needed."""
+    def sentence(self) -> str:
+        """The finding in plain words, with the remedy if one is needed."""
         measure = f"thumbnail correlation over {self.threshold:g}"
         if not self.leaked_test_count:
             return f"No test image has a near-duplicate in training ({measure})."
@@ -80,14 +80,10 @@ class LeakageReport:
         counted = f"{self.leaked_test_count} of {self.test_count} test images {have} a near-duplicate in training"
         same = f", {self.identical_test_count} of them identical" if self.identical_test_count else ""
         first = self.pairs[0]
-        remedy = (
-            "dataset.split=by_group keeps each part on one side"
-            if split == "random"
-            else "set dataset.group_regex to what names the part in a file name, and each part stays on one side"
-        )
         return (
             f"{counted} ({measure}{same}), so the test flatters a method that remembers images; if they show the same "
-            f"part, {remedy}. The most alike: {first.train_path} and {first.test_path}."
+            f"part, dataset.split=by_group keeps it on one side; for your own folder, dataset.group_regex names the "
+            f"part in a file name. The most alike: {first.train_path} and {first.test_path}."
         )
 
 

@@ -67,6 +67,7 @@ class CSD(MVTecAD):
     """The DPAE paper's carpet surface defects: MVTec AD's carpet, 280 normal for training, 28 and 89 for test."""
 
     name = "csd"
+    inside = "carpet"
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         super().__init__(root, category="carpet")

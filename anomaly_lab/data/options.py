@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anomaly_lab.errors import ConfigError, nearest
+from anomaly_lab.data.transforms import RESIZE_POLICIES
+from anomaly_lab.errors import ConfigError, require
 
 SPLITS = ("by_group", "by_tile", "random")
 
@@ -37,8 +38,7 @@ class SplitOptions:
     tuning: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ConfigError(f"dataset.split={self.split!r} is unknown. {nearest(self.split, SPLITS)}")
+        require("dataset.split", self.split, SPLITS)
         for name in ("split_seed", "train_count", "val_count", "test_normal_count"):
             value = getattr(self, name)
             lowest = 1 if name == "train_count" else 0
@@ -76,3 +76,6 @@ class LoadOptions:
     flip: bool = True
     batch_size: int = 8
     num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        require("dataset.resize", self.resize, RESIZE_POLICIES)

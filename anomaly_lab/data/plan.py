@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, TypeVar
 
 from anomaly_lab.config import locate
@@ -23,13 +27,37 @@ class DataPlan:
     split: Split
     load: LoadOptions
 
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of what the split lists and of the files' sizes, so that other pictures of the same names show."""
+        root = str(self.dataset.root)
+        names = {name for records in self.split.lists.values() for r in records for name in (r.path, r.mask) if name}
+        sizes = [(name, _size(os.path.join(root, name))) for name in sorted(names)]  # noqa: PTH118  # many files
+        return hashlib.sha256(json.dumps([self.split.sha256, sizes]).encode()).hexdigest()
+
 
 def make_plan(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DataPlan:
     """Scan and split the dataset of a resolved `dataset` config."""
+    dataset = make_dataset(config, allow)
+    return DataPlan(dataset, make_split(dataset.scan(), _options(SplitOptions, config)), load_options(config))
+
+
+def make_dataset(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DefectDataset:
+    """The dataset of a resolved `dataset` config, not yet scanned."""
     dataset_class = locate(config["_target_"], DefectDataset, allow)
-    dataset = dataset_class(**_pick(config, inspect.signature(dataset_class).parameters))
-    split = make_split(dataset.scan(), _options(SplitOptions, config))
-    return DataPlan(dataset, split, _options(LoadOptions, config))
+    return dataset_class(**_pick(config, inspect.signature(dataset_class).parameters))
+
+
+def load_options(config: Mapping[str, Any]) -> LoadOptions:
+    """How a resolved `dataset` config wants its images loaded."""
+    return _options(LoadOptions, config)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return -1
 
 
 def _options(kind: type[Options], config: Mapping[str, Any]) -> Options:

@@ -48,6 +48,7 @@ class DefectDataset(ABC):
 
     name: ClassVar[str]
     folder: ClassVar[str]  # its folder's name below $ANOMALY_LAB_DATA
+    inside: ClassVar[str] = ""  # the part of that folder it needs
     how_to_get: ClassVar[str]  # one or two sentences for whoever does not have it
     licence: ClassVar[str]
 

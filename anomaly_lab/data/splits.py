@@ -13,7 +13,7 @@ from anomaly_lab.data.normal_only import PAINTED_KINDS as PAINTED_KINDS
 from anomaly_lab.data.normal_only import split_normal_only
 from anomaly_lab.data.options import SplitOptions
 from anomaly_lab.data.records import Record
-from anomaly_lab.errors import ConfigError, DataError, nearest
+from anomaly_lab.errors import ConfigError, DataError, nearest, require
 
 PROTOCOLS = {"normal_only": split_normal_only}
 LISTS = ("train_normal", "unlabelled", "labelled", "val", "tune", "test")
@@ -89,8 +89,7 @@ def make_split(records: list[Record], options: SplitOptions) -> Split:
         ConfigError: if there are fewer images than an option asks for.
         DataError: if there is no normal image, or the publisher's division is incomplete.
     """
-    if options.protocol not in PROTOCOLS:
-        raise ConfigError(f"dataset.protocol={options.protocol!r} is unknown. {nearest(options.protocol, PROTOCOLS)}")
+    require("dataset.protocol", options.protocol, PROTOCOLS)
     parts = {record.part for record in records}
     if parts - {"train", "test"} and parts != {None}:
         raise DataError(f"The records' parts have to be 'train' and 'test', for all or for none, not {parts}.")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from anomaly_lab.data.images import read_image, read_mask
 from anomaly_lab.data.records import Record
 from anomaly_lab.data.transforms import RESIZE_POLICIES, resize_pair
-from anomaly_lab.errors import ConfigError, DataError
+from anomaly_lab.errors import ConfigError, DataError, require
 from anomaly_lab.types import DEFECTIVE, IGNORE
 
 CACHE_VARIABLE = "ANOMALY_LAB_CACHE"
@@ -59,8 +59,7 @@ class ImageStore:
     def __init__(
         self, root: Path, size: int, policy: str = "squash", max_value: int | None = None, cache: Path | None = None
     ) -> None:
-        if policy not in RESIZE_POLICIES:
-            raise ConfigError(f"dataset.resize={policy}: unknown; use one of {', '.join(RESIZE_POLICIES)}.")
+        require("dataset.resize", policy, RESIZE_POLICIES)
         if size < 1:
             raise ConfigError(f"dataset.image_size={size}: a positive number of pixels is needed.")
         self.root = Path(root).expanduser().resolve()

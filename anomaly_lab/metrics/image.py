@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -72,10 +74,14 @@ def confusion_rates(labels: Labels, flagged: Flags) -> dict[str, float]:
     return {name: part / whole if whole else 0.0 for name, (part, whole) in zip(RATES, parts, strict=True)}
 
 
-def flag_highest(scores: Scores, count: int) -> Flags:
-    """Flags exactly the `count` highest scores; among equal ones the earlier rows."""
+def flag_highest(scores: Scores, count: int, names: Sequence[str]) -> Flags:
+    """Flags exactly the `count` highest scores; among equal ones by a checksum of the names.
+
+    The order of rows must not decide: files are sorted by folder, and folders go by label.
+    """
+    tie_break = np.array([crc32(os.fsencode(name)) for name in names])
     flagged = np.zeros(len(scores), np.bool_)
-    flagged[np.argsort(-scores, kind="stable")[:count]] = True
+    flagged[np.lexsort((tie_break, -scores))[:count]] = True
     return flagged
 
 
@@ -219,7 +225,7 @@ def _rates(test: ScoreTable, threshold: float | None) -> tuple[dict[str, Any], d
                 values[f"image_{rate}"] = rates[rate]
                 reasons.pop(f"image_{rate}", None)
     if not reason:
-        ratio = confusion_rates(labels, flag_highest(scores, int(labels.sum())))
+        ratio = confusion_rates(labels, flag_highest(scores, int(labels.sum()), test.path))
         oracle = confusion_rates(labels, oracle_flags(labels, scores))
         for rate in RATES:
             values |= {f"image_{rate}_defect_ratio": ratio[rate], f"image_{rate}_oracle": oracle[rate]}

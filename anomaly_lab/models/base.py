@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from anomaly_lab.errors import require
 from anomaly_lab.metrics.gather import ScoreGather
 from anomaly_lab.types import Batch, Prediction
 
@@ -50,6 +51,7 @@ class AnomalyModel(LightningModule, ABC):
         input_norm: InputNorm = "none",
     ) -> None:
         super().__init__()
+        require("model.input_norm", input_norm, get_args(InputNorm))
         self._optimizer, self._scheduler, self._input_norm = optimizer, scheduler, input_norm
         self._loss_sums: Tensor | None = None
         self._images = 0
@@ -111,7 +113,9 @@ class AnomalyModel(LightningModule, ABC):
         from sklearn.metrics import roc_auc_score
 
         _, label, columns = self.gathered()
-        auroc = roc_auc_score(label, columns[self.primary_score]) if len(np.unique(label)) == 2 else float("nan")
+        scores = columns[self.primary_score]
+        computable = len(np.unique(label)) == 2 and np.isfinite(scores).all()
+        auroc = roc_auc_score(label, scores) if computable else float("nan")
         self.log("val_image_auroc", float(auroc), prog_bar=True)
 
     def gathered(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, npt.NDArray[np.float64]]]:

@@ -8,11 +8,12 @@ takes the paper at its word.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from anomaly_lab.errors import require
 from anomaly_lab.models.base import AnomalyModel, world_size
 from anomaly_lab.nets.autoencoder import Decoder, Encoder, LatentNorm, OutputActivation
 from anomaly_lab.types import Batch, Prediction
@@ -67,6 +68,7 @@ class DPAE(AnomalyModel):
         **training: Any,
     ) -> None:
         super().__init__(**training)
+        require("model.reduction", reduction, get_args(Reduction))
         self.encoder = Encoder(image_size, latent_dim, encoder_channels, latent_norm)
         self.decoder = Decoder(image_size, latent_dim, [c or latent_dim for c in decoder_channels], output_norm, output)
         self.encoder_hat = Encoder(image_size, latent_dim, encoder_channels, latent_norm)
@@ -100,7 +102,10 @@ class DPAE(AnomalyModel):
         return loss
 
     def predict(self, image: Tensor) -> Prediction:
-        """Score images (B, 3, H, W) in [0, 1] by RLX (Eq. 4), RLZ (Eq. 10), PL1 and PL2 (P1 section 5.3)."""
+        """Score images (B, 3, H, W) in [0, 1] by RLX (Eq. 4), RLZ (Eq. 10), PL1 and PL2 (P1 section 5.3).
+
+        Each as a mean where the equation has a sum, which ranks the images alike.
+        """
         x, restore = self.normalise(image)
         x_hat, z, z_hat = self(x)
         return Prediction(

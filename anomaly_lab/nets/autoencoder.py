@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from anomaly_lab.errors import ConfigError
+from anomaly_lab.errors import ConfigError, require
 
 LatentNorm = Literal["affine", "plain", "none"]
 OutputActivation = Literal["leaky_relu", "sigmoid", "tanh", "none"]
@@ -40,6 +40,7 @@ class Encoder(nn.Module):
         self, image_size: int, latent_dim: int, channels: Sequence[int], latent_norm: LatentNorm = "affine"
     ) -> None:
         super().__init__()
+        require("model.latent_norm", latent_norm, get_args(LatentNorm))
         side = feature_size(image_size, len(channels))
         blocks: list[nn.Module] = []
         for before, after in zip([3, *channels], channels, strict=False):
@@ -73,6 +74,7 @@ class Decoder(nn.Module):
         output: OutputActivation = "leaky_relu",
     ) -> None:
         super().__init__()
+        require("model.output", output, _OUTPUTS)
         side = feature_size(image_size, len(channels) + 1)
         first = channels[0]
         self.linear = nn.Sequential(

@@ -188,7 +188,7 @@ def _threshold(metrics: Mapping[str, Any]) -> str:
     """The threshold with the interval of its quantile, of which an end may be open."""
     text = f"{metrics['threshold']:.4g}"
     if bounds := metrics.get("threshold_interval"):
-        low, high = ("open" if end is None else f"{end:.4g}" for end in bounds)
+        low, high = ("no bound" if end is None else f"{end:.4g}" for end in bounds)
         text += f"\n(95% interval of that threshold: {low} to {high})"
     return text
 

@@ -74,7 +74,7 @@ def test_identical_images_are_called_so_and_stand_first():
     assert sentence.startswith("2 of 2 test images have a near-duplicate in training")
     assert "1 of them identical" in sentence
     assert "dataset.group_regex" in sentence
-    assert "dataset.split=by_group" in report.sentence(split="random")
+    assert "dataset.split=by_group" in sentence
     assert "train/1.png and test/1.png" in sentence
 
 

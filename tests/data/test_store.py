@@ -136,7 +136,7 @@ def test_other_settings_have_entries_of_their_own(root, tmp_path):
     assert ImageStore(root, 12, max_value=1000, cache=cache).load(deep)[0].shape == (12, 12, 3)
     assert ImageStore(root, 12, "pad", 1000, cache=cache).load(deep)[0].min() == 0
     assert len(list(cache.iterdir())) == 4
-    with pytest.raises(ConfigError, match=r"dataset\.resize=fold"):
+    with pytest.raises(ConfigError, match=r"dataset\.resize='fold'"):
         ImageStore(root, 10, "fold")
     with pytest.raises(ConfigError, match=r"dataset\.image_size=0"):
         ImageStore(root, 0)

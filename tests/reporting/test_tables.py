@@ -98,7 +98,7 @@ def test_the_result_table_shows_each_number_where_it_belongs():
     assert line_with(text, "F1").split() == ["F1", "!", "0.460", "!", "0.230", "0.950"]
     assert "! below the floor: calling every image defective has F1 0.847" in text
     assert "0.01235" in text
-    assert "0.011 to open" in text
+    assert "0.011 to no bound" in text
     assert line_with(text, "floor: nearest thumbnail").split()[-1] == "0.650"
 
 
