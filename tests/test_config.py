@@ -74,7 +74,15 @@ def test_the_hash_ignores_where_and_how_but_not_what():
         return hash_of(hash_basis(compose("train", list(overrides)), "split"))
 
     plain = hash_with()
-    same = ["dataset.root=/elsewhere", "dataset.num_workers=3", "runs_dir=x", "trainer.accelerator=cpu", "tags=[a]"]
+    same = [
+        "dataset.split=random",
+        "dataset.split_seed=3",
+        "dataset.root=/elsewhere",
+        "dataset.num_workers=3",
+        "runs_dir=x",
+        "trainer.accelerator=cpu",
+        "tags=[a]",
+    ]
     assert {hash_with(override) for override in same} == {plain}
     other = ["model.latent_dim=5", "model.optimizer.lr=0.5", "trainer.max_epochs=3", "dataset.flip=false"]
     other += ["trainer.precision=bf16-mixed", "model.version=9", "dataset.image_size=64", "checkpoint=best"]

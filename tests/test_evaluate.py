@@ -19,6 +19,21 @@ def test_the_same_scores_come_again(finished, capsys):
     assert {"train", "evaluate"} <= again["seconds"].keys()
 
 
+def test_the_run_needs_no_name_in_front(finished, tmp_path):
+    assert main(["evaluate", str(finished), f"output={tmp_path / 'out'}"]) == 0
+    assert (tmp_path / "out/scores.csv").read_bytes() == (finished / "scores.csv").read_bytes()
+
+
+def test_other_pictures_do_not_overwrite_the_runs_numbers(finished, pictures, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(pictures, other)
+    shutil.copy(other / "good/000.png", other / "spot/040.png")
+    before = (finished / "metrics.json").read_bytes()
+    assert main(["evaluate", f"run={finished}", f"dataset.root={other}"]) == 2
+    assert "output=DIR" in capsys.readouterr().err
+    assert (finished / "metrics.json").read_bytes() == before
+
+
 def test_images_may_have_moved(finished, pictures, tmp_path, capsys):
     before = (finished / "scores.csv").read_bytes()
     moved = tmp_path / "moved"

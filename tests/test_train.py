@@ -238,3 +238,37 @@ def test_every_unreadable_picture_is_named_before_the_training(tiny, pictures, t
     assert "ünicode name.PNG" in caplog.text
     assert "._003.png" not in caplog.text
     assert not list(tmp_path.glob("runs/*/*/*/checkpoints/*"))
+
+
+def test_what_was_changed_under_a_hash_is_an_error_even_if_finished(tiny, finished, caplog):
+    config = (finished / "config.yaml").read_text()
+    (finished / "config.yaml").write_text(config.replace("prototype_rate: 0.5", "prototype_rate: 0.9"))
+    assert main(["train", *tiny]) == 1
+    assert "model.prototype_rate" in caplog.text
+
+
+def test_force_mends_a_damaged_run(tiny, finished):
+    (finished / "metrics.json").write_text("{")
+    assert main(["train", *tiny]) == 1
+    assert main(["train", *tiny, "force=true"]) == 0
+    assert Run(finished).status() == "finished"
+
+
+def test_ctrl_c_leaves_a_run_to_go_on_with_and_ends_a_sweep(tiny, monkeypatch):
+    def interrupted(*_, **__):
+        raise SystemExit(1)  # what Lightning makes of it
+
+    with monkeypatch.context() as patch:
+        patch.setattr("anomaly_lab.fit.score", interrupted)
+        assert main(["train", *tiny, "-m", "seed=0,1"]) == 130
+    (run,) = runs_below(tiny)
+    assert Run(run).status() == "interrupted"
+    assert main(["train", *tiny]) == 0
+    assert Run(run).status() == "finished"
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_bf16_runs_whole(tiny, precision):
+    assert main(["train", *tiny, f"trainer.precision={precision}"]) == 0
+    (run,) = runs_below(tiny)
+    assert json.loads((run / "metrics.json").read_text())["metrics"]["image_auroc"] is not None
