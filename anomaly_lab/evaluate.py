@@ -48,7 +48,8 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
             "Give output=DIR to score them apart."
         )
 
-    from anomaly_lab.fit import build_model, load_checkpoint, quieten, restore
+    from anomaly_lab.fit import build_model, load_checkpoint, restore
+    from anomaly_lab.trainer import quieten
 
     quieten()
     model = build_model(config)

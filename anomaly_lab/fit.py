@@ -8,14 +8,12 @@ import pickle
 import resource
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -28,21 +26,11 @@ from anomaly_lab.loggers import make_logger
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.runs import Run
 from anomaly_lab.score import score
+from anomaly_lab.trainer import WholeCheckpoints, make_trainer, quieten
 
 log = logging.getLogger("anomaly_lab")
 
 _NOT_ARGUMENTS = ("_target_", "name", "version", "protocol", "max_epochs", "batch_size", "optimizer", "scheduler")
-
-# Lightning's advice that does not apply: the cache makes loading cheap, short epochs are meant, and so on.
-_QUIET = (
-    "The '.*dataloader' does not have many workers",
-    "The number of training batches",
-    "Checkpoint directory .* exists and is not empty",
-    "GPU available but not used",
-    "`isinstance.treespec, LeafSpec.` is deprecated",
-    "Trying to infer the `batch_size`",
-    "You defined a `validation_step` but have no `val_dataloader`",
-)
 
 
 def fit(config: Config, plan: DataPlan, run: Run) -> dict[str, Any]:
@@ -132,31 +120,6 @@ def build_model(config: Config) -> AnomalyModel:
         raise ConfigError(f"model={node['name']} does not take these options: {error}") from error
 
 
-def make_trainer(config: Config, **arguments: Any) -> Trainer:
-    """A Lightning trainer on the configured hardware; it pads no evaluation batch with repeats."""
-    hardware = {key: config["trainer"][key] for key in ("accelerator", "devices", "strategy", "precision")}
-    return Trainer(
-        **hardware,
-        **arguments,
-        plugins=[WholeCheckpoints()],
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-    )
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it; Lightning's way copies it from $TMPDIR."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the checkpoint whole or not at all."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_suffix(".tmp")
-        torch.save(checkpoint, temporary)
-        temporary.replace(target)
-
-
 def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs: int) -> str:
     """Time three batches on a copy of the model; says how long the training will take and in what memory."""
 
@@ -227,14 +190,6 @@ def restore(model: AnomalyModel, checkpoint: dict[str, Any]) -> None:
         model.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, TypeError) as error:
         raise RunError(f"The checkpoint does not fit the run's configuration: {error}") from None
-
-
-def quieten() -> None:
-    """Silence what Lightning says at every start, and nothing else."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in _QUIET:
-        warnings.filterwarnings("ignore", message=message)
 
 
 def _best_checkpoint(folder: Path) -> ModelCheckpoint:

@@ -24,6 +24,7 @@ from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.reporting.figures import draw_all, leakage_figure
 from anomaly_lab.runs import write_json
+from anomaly_lab.trainer import make_trainer
 
 _FLOOR_VERSION = 1  # raised when the floors or the leakage report change
 _FLOOR_SIZE = 112  # the floors look at grey images of this side, whatever the model's size
@@ -37,14 +38,7 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
     `metrics`, `reasons` and `seconds`.
     """
     plan = data.plan
-    trainer = Trainer(
-        **{key: config["trainer"][key] for key in ("accelerator", "devices", "strategy", "precision")},
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     columns = {name: _evaluate(trainer, model, data, name) for name in ("val", "tune", "test") if _has(plan, name)}
     tables = {name: _table(plan.split.lists[name], model, found) for name, found in columns.items()}
     test = tables["test"]

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from anomaly_lab.errors import LabError, nearest
-from anomaly_lab.fit import quieten
 from anomaly_lab.runs import write_json
+from anomaly_lab.trainer import quieten
 from benchmarks import cache, precision, step
 from benchmarks.machine import machine
 from benchmarks.setting import cache_at, make_setting

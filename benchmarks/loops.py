@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 
 from anomaly_lab.callbacks import History
 from anomaly_lab.config import Config, as_partial
-from anomaly_lab.fit import make_trainer, training_callbacks
+from anomaly_lab.fit import training_callbacks
 from anomaly_lab.models.dpae import DPAE
+from anomaly_lab.trainer import make_trainer
 from anomaly_lab.types import Batch
 from benchmarks.setting import Moment, now
 

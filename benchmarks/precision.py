@@ -13,9 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly_lab.config import Config
 from anomaly_lab.data.datamodule import DefectDataModule
-from anomaly_lab.fit import make_trainer
 from anomaly_lab.hardware import has_fast_bf16
 from anomaly_lab.models.dpae import DPAE
+from anomaly_lab.trainer import make_trainer
 from benchmarks.loops import InMemory, Window, train_ours
 from benchmarks.setting import Setting
 from benchmarks.step import WARM

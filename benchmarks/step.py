@@ -14,7 +14,7 @@ from rich.table import Table
 
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.errors import LabError
-from anomaly_lab.fit import make_trainer
+from anomaly_lab.trainer import make_trainer
 from anomaly_lab.types import Batch
 from benchmarks.loops import Difference, Feed, InMemory, Window, train_ours, train_plain
 from benchmarks.setting import Moment, Setting

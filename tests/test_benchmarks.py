@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anomaly_lab.data.datamodule import DefectDataModule
-from anomaly_lab.fit import quieten
+from anomaly_lab.trainer import quieten
 from benchmarks import __main__ as command
 from benchmarks import precision, step
 from benchmarks.loops import Difference, InMemory, Window, train_ours, train_plain

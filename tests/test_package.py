@@ -30,7 +30,7 @@ def imports(path):
 @pytest.mark.parametrize(
     ("folder", "may_not_know"),
     [
-        ("data", {"models", "nets", "reporting", "metrics", "runs", "fit", "score", "train", "evaluate"}),
+        ("data", {"models", "nets", "reporting", "metrics", "runs", "fit", "score", "train", "trainer", "evaluate"}),
         ("nets", {"models", "data", "reporting", "metrics", "runs", "config"}),
         ("models", {"data", "reporting", "runs", "config", "fit", "score"}),
         ("metrics", {"models", "nets", "reporting", "runs", "config"}),

@@ -222,6 +222,8 @@ def test_wandb_offline_leaves_one_run_per_job(tiny):
 def test_zero_epochs_score_the_untrained_method(tiny):
     assert main(["train", *tiny, "trainer.max_epochs=0"]) == 0
     (run,) = runs_below(tiny)
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == -1
+    assert not (run / "curves.csv").exists()
     assert json.loads((run / "metrics.json").read_text())["metrics"]["image_auroc"] is not None
 
 

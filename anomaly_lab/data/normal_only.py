@@ -19,10 +19,10 @@ from anomaly_lab.data.groups import (
     take,
 )
 from anomaly_lab.data.options import SplitOptions
+from anomaly_lab.data.painting import KINDS
 from anomaly_lab.data.records import Record
 from anomaly_lab.errors import ConfigError, DataError
 
-PAINTED_KINDS = ("scratch", "stain", "dent")
 FEW = 20  # held-out normal images, below which a threshold from them is not to be trusted
 
 
@@ -77,7 +77,7 @@ def split_normal_only(records: list[Record], options: SplitOptions) -> tuple[dic
 def painted_copies(held_out: list[Record]) -> list[Record]:
     """A copy of each record to paint a defect onto, the kinds taking turns."""
     ordered = sorted(held_out, key=lambda record: record.path)
-    kinds = (PAINTED_KINDS[i % len(PAINTED_KINDS)] for i in range(len(ordered)))
+    kinds = (KINDS[i % len(KINDS)] for i in range(len(ordered)))
     return [
         replace(record, mask=None, painted=kind, defect=f"painted_{kind}")
         for record, kind in zip(ordered, kinds, strict=True)

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import PurePosixPath
 from typing import Any, cast
 
-from anomaly_lab.data.normal_only import PAINTED_KINDS as PAINTED_KINDS
 from anomaly_lab.data.normal_only import split_normal_only
 from anomaly_lab.data.options import SplitOptions
+from anomaly_lab.data.painting import KINDS
 from anomaly_lab.data.records import Record
 from anomaly_lab.errors import ConfigError, DataError, nearest, require
 
@@ -125,7 +125,7 @@ def _record(value: object, where: str) -> Record:
     for path in (value["path"], value.get("mask", "x")):
         if not path or "\0" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
             raise DataError(f"{where}: {path!r} is no path below the dataset's folder.")
-    for field, known in (("part", ("train", "test")), ("painted", PAINTED_KINDS)):
+    for field, known in (("part", ("train", "test")), ("painted", KINDS)):
         if value.get(field, known[0]) not in known:
             raise DataError(f"{where}: {field}={value[field]!r} is unknown. {nearest(value[field], known)}")
     return Record(**value)

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_lab.data.leakage import standardised
-from anomaly_lab.data.leakage import thumbnails as thumbnails
+from anomaly_lab.data.leakage import standardised, thumbnails
 from anomaly_lab.metrics.image import defective_floor, missing_class
 
 _FULL_SVD = 1000  # training images up to which the exact decomposition takes seconds

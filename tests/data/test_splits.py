@@ -14,8 +14,9 @@ from anomaly_lab.data import splits
 from anomaly_lab.data.groups import round_half_up
 from anomaly_lab.data.mt import MagneticTile
 from anomaly_lab.data.mvtec import CSD
+from anomaly_lab.data.painting import KINDS as PAINTED_KINDS
 from anomaly_lab.data.records import Record
-from anomaly_lab.data.splits import PAINTED_KINDS, Split, SplitOptions, make_split
+from anomaly_lab.data.splits import Split, SplitOptions, make_split
 from anomaly_lab.errors import ConfigError, DataError
 
 REAL = Path(os.environ.get("ANOMALY_LAB_DATA", "/nonexistent")) / "magnetic_tile"

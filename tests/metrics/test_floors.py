@@ -3,8 +3,9 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
+from anomaly_lab.data.leakage import thumbnails
 from anomaly_lab.metrics import floors as module
-from anomaly_lab.metrics.floors import floors, knn_scores, pca_scores, thumbnails
+from anomaly_lab.metrics.floors import floors, knn_scores, pca_scores
 
 
 def standard(images):

@@ -1,0 +1,58 @@
+"""The Lightning trainer as every part of the package wants it: the configured hardware, whole files, few words."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from anomaly_lab.config import Config
+
+# Lightning's advice that does not apply: the cache makes loading cheap, short epochs are meant, and so on.
+_QUIET = (
+    "The '.*dataloader' does not have many workers",
+    "The number of training batches",
+    "Checkpoint directory .* exists and is not empty",
+    "GPU available but not used",
+    "`isinstance.treespec, LeafSpec.` is deprecated",
+    "Trying to infer the `batch_size`",
+    "You defined a `validation_step` but have no `val_dataloader`",
+)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it; Lightning's way copies it from $TMPDIR."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write the checkpoint whole or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(".tmp")
+        torch.save(checkpoint, temporary)
+        temporary.replace(target)
+
+
+def make_trainer(config: Config, **arguments: Any) -> Trainer:
+    """A Lightning trainer on the configured hardware; it pads no evaluation batch with repeats."""
+    hardware = {key: config["trainer"][key] for key in ("accelerator", "devices", "strategy", "precision")}
+    return Trainer(
+        **hardware,
+        **arguments,
+        plugins=[WholeCheckpoints()],
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+
+
+def quieten() -> None:
+    """Silence what Lightning says at every start, and nothing else."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message=message)
