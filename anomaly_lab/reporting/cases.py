@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +21,13 @@ Values = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]  # left, top, width, height in inches
 
 SIDE, GAP = 1.45, 0.07  # of the pictures
-LEFT, TOP, ABOVE = 0.45, 0.4, 0.9  # of all pictures; above the first line; above a line's pictures
+LEFT, TOP, ABOVE = 0.45, 0.4, 1.04  # of all pictures; above the first line; above a line's pictures
 OUTLINE, FRAME = "#F0E442", "#D55E00"
 CASES = (  # label, from the highest score down, heading
-    (1, True, "Defects ranked highest: clear hits"),
-    (1, False, "Defects ranked lowest: likely misses"),
-    (0, True, "Normals ranked highest: likely false alarms"),
-    (0, False, "Normals ranked lowest: clearly normal"),
+    (1, True, "Defects with the highest scores"),
+    (1, False, "Defects with the lowest scores"),
+    (0, True, "Normals with the highest scores"),
+    (0, False, "Normals with the lowest scores"),
 )
 
 
@@ -74,8 +75,9 @@ def cases_figure(
             page.text(start, top + 0.42, heading, fontsize=11, fontweight="bold")
             for place, position in enumerate(column):
                 x, row = start + place * (SIDE + GAP), in_table[position]
+                file = plain(PurePath(table.path[row]).name, 21, keep_end=True)
                 rank = f"{scores[row]:.4g} · above {(scores < scores[row]).mean():.1%}"
-                page.text(x, top + 0.84, f"{plain(table.defect[row], 20)}\n{rank}", fontsize=8)
+                page.text(x, top + 0.98, f"{plain(table.defect[row], 20)}\n{file}\n{rank}", fontsize=8)
                 for name, y in tops.items():
                     paste(page, rows[name][position], (x, y, SIDE, tall), cmap="magma", vmin=low, vmax=high)
                 box = (x, tops["input"], SIDE, tall)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from figure_tools import METRICS, drawn, full_gallery, make_gallery, make_table, texts
@@ -6,10 +8,10 @@ from anomaly_lab.errors import RunError
 from anomaly_lab.reporting.cases import cases_figure
 
 GROUPS = (
-    "Defects ranked highest: clear hits",
-    "Defects ranked lowest: likely misses",
-    "Normals ranked highest: likely false alarms",
-    "Normals ranked lowest: clearly normal",
+    "Defects with the highest scores",
+    "Defects with the lowest scores",
+    "Normals with the highest scores",
+    "Normals with the lowest scores",
 )
 
 
@@ -41,7 +43,9 @@ def test_cases_are_the_ends_of_the_ranking():
     wanted = [*ranked[1][:-5:-1], *ranked[1][:4], *ranked[0][:-5:-1], *ranked[0][:4]]
     scores = table.primary_scores
     assert captions(figure) == [
-        f"{table.defect[row]}\n{scores[row]:.4g} · above {np.sum(scores < scores[row]) / 50:.1%}" for row in wanted
+        f"{table.defect[row]}\n{Path(table.path[row]).name}\n"
+        f"{scores[row]:.4g} · above {np.sum(scores < scores[row]) / 50:.1%}"
+        for row in wanted
     ]
 
 
@@ -147,7 +151,7 @@ def test_one_image_is_shown_once(label, heading):
 def test_no_image_is_shown_twice():
     table = make_table(0, {"dent": 5}, scores=[5, 4, 3, 2, 1])
     found = captions(cases_figure(full_gallery(table), table, {}))
-    assert [text.split("\n")[1].split()[0] for text in found] == ["5", "4", "3", "1", "2"]
+    assert [text.split("\n")[2].split()[0] for text in found] == ["5", "4", "3", "1", "2"]
 
 
 def test_a_flat_map_is_drawn():
