@@ -195,8 +195,16 @@ def locate(target: str, kind: type[T], allow: Sequence[str] = ()) -> type[T]:
     return found  # type: ignore[return-value]
 
 
-def as_partial(node: Mapping[str, Any], kind: type[T], allow: Sequence[str] = ()) -> partial[T]:
-    """A config node with a `_target_` as a partial of that class."""
+def as_partial(name: str, node: Any, kind: type[T], allow: Sequence[str] = ()) -> partial[T]:
+    """The option `name`, a node with a `_target_`, as a partial of that class.
+
+    Raises:
+        ConfigError: if it is none, or names no such class (`locate`).
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(
+            f"{name}={node!r} has to name a class and its options: {name}._target_=torch.optim.Adam, for example."
+        )
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     return partial(locate(node["_target_"], kind, allow), **arguments)
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from anomaly_lab.config import Config
+from anomaly_lab.errors import ConfigError
 
 # Lightning's advice that does not apply: the cache makes loading cheap, short epochs are meant, and so on.
 _QUIET = (
@@ -40,14 +42,18 @@ class WholeCheckpoints(TorchCheckpointIO):
 def make_trainer(config: Config, **arguments: Any) -> Trainer:
     """A Lightning trainer on the configured hardware; it pads no evaluation batch with repeats."""
     hardware = {key: config["trainer"][key] for key in ("accelerator", "devices", "strategy", "precision")}
-    return Trainer(
-        **hardware,
-        **arguments,
-        plugins=[WholeCheckpoints()],
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-    )
+    try:
+        return Trainer(
+            **hardware,
+            **arguments,
+            plugins=[WholeCheckpoints()],
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        shown = " ".join(f"trainer.{key}={value}" for key, value in hardware.items())
+        raise ConfigError(f"This machine does not train with {shown}: {error}") from error
 
 
 def quieten() -> None:

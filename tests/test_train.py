@@ -126,7 +126,7 @@ def test_a_failing_job_of_a_sweep_is_named_and_the_others_finish(tiny, capsys, c
     assert sorted(states) == ["failed", "finished", "finished", "finished"]
     failed = next(run for run in runs_below(tiny) if Run(run).status() == "failed")
     assert "Traceback" in (failed / "error.txt").read_text()
-    assert "model=dpae" in caplog.text
+    assert "model.latent_dim=-1" in caplog.text
     assert "failed" in capsys.readouterr().out
 
 

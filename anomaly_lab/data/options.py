@@ -39,13 +39,10 @@ class SplitOptions:
 
     def __post_init__(self) -> None:
         require("dataset.split", self.split, SPLITS)
-        for name in ("split_seed", "train_count", "val_count", "test_normal_count"):
-            value = getattr(self, name)
-            lowest = 1 if name == "train_count" else 0
-            if value is None and name != "split_seed":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-                raise ConfigError(f"dataset.{name}={value!r} has to be a whole number of at least {lowest}.")
+        _require_whole("split_seed", self.split_seed, 0)
+        for name, least in (("train_count", 1), ("val_count", 0), ("test_normal_count", 0)):
+            if getattr(self, name) is not None:
+                _require_whole(name, getattr(self, name), least)
         for name in ("val_fraction", "test_fraction", "tuning"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
@@ -79,3 +76,11 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         require("dataset.resize", self.resize, RESIZE_POLICIES)
+        for name, least in (("max_value", 1), ("num_workers", 0)):
+            if getattr(self, name) is not None:
+                _require_whole(name, getattr(self, name), least)
+
+
+def _require_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"dataset.{name}={value!r} has to be a whole number of at least {least}.")

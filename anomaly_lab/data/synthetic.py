@@ -172,7 +172,8 @@ def generate(count: int, seed: int, *, defective: bool = True) -> Iterator[Drawi
     combinations = [(defect, grade) for grade in GRADES for defect in sorted(DEFECTS)] if defective else [(GOOD, 0)]
     for index in range(count):
         # 20 combinations and 4 textures share a factor: the shift brings every pair about
-        texture = textures[(index + index // len(combinations)) % len(textures)]
+        shift = index // len(combinations) if defective else 0
+        texture = textures[(index + shift) % len(textures)]
         yield draw((1, seed, index), texture, *combinations[index % len(combinations)])
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningModule
+from pydantic import ConfigDict, validate_call
 from torch import Tensor
 from torch import distributed as dist
 from torch.nn import Parameter
@@ -22,6 +23,9 @@ from anomaly_lab.types import Batch, Prediction
 
 InputNorm = Literal["none", "per_image"]
 Restore = Callable[[Tensor], Tensor]
+
+# On a model's constructor: an option of another type or out of its range is an error that names it.
+checked = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))
 
 
 def world_size() -> int:
@@ -37,21 +41,26 @@ class AnomalyModel(LightningModule, ABC):
         scheduler: partial of a learning rate schedule, stepped once an epoch, or None.
         input_norm: `per_image` brings each image to zero mean and unit variance before the network,
             which takes exposure and contrast out of what is compared.
+        score: which of `score_names` counts, for thresholds and `image_auroc`; None for the method's own.
     """
 
-    primary_score: ClassVar[str]  # the score that counts
+    primary_score: str  # the score that counts; a subclass names the method's own
     score_names: ClassVar[tuple[str, ...]]
     latent_names: ClassVar[tuple[str, ...]] = ()
 
+    @checked
     def __init__(
         self,
         *,
         optimizer: Callable[[Iterable[Parameter]], Optimizer],
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         input_norm: InputNorm = "none",
+        score: str | None = None,
     ) -> None:
         super().__init__()
-        require("model.input_norm", input_norm, get_args(InputNorm))
+        if score is not None:
+            require("model.score", score, self.score_names)
+            self.primary_score = score
         self._optimizer, self._scheduler, self._input_norm = optimizer, scheduler, input_norm
         self._loss_sums: Tensor | None = None
         self._images = 0

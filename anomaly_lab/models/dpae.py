@@ -8,13 +8,13 @@ takes the paper at its word.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from anomaly_lab.errors import require
-from anomaly_lab.models.base import AnomalyModel, world_size
+from anomaly_lab.models.base import AnomalyModel, checked, world_size
 from anomaly_lab.nets.autoencoder import Decoder, Encoder, LatentNorm, OutputActivation
 from anomaly_lab.types import Batch, Prediction
 
@@ -42,33 +42,33 @@ class DPAE(AnomalyModel):
         output: activation after that, a leaky ReLU in P1's Table 1.
     """
 
-    primary_score = "RLZ"
+    primary_score = "RLZ"  # Eq. 10
     score_names = ("RLX", "RLZ", "PL1", "PL2")
     latent_names = ("z", "z_hat")
 
     prototype: Tensor
     prototype_hat: Tensor
 
+    @checked
     def __init__(
         self,
         *,
         image_size: int,
-        latent_dim: int,
-        encoder_channels: Sequence[int],
-        decoder_channels: Sequence[int | None],
-        rec_weight: float,
-        prototype_weight: float,
-        prototype_hat_weight: float,
-        latent_weight: float,
+        latent_dim: PositiveInt,
+        encoder_channels: Sequence[PositiveInt],
+        decoder_channels: Sequence[PositiveInt | None],
+        rec_weight: NonNegativeFloat,
+        prototype_weight: NonNegativeFloat,
+        prototype_hat_weight: NonNegativeFloat,
+        latent_weight: NonNegativeFloat,
         reduction: Reduction,
-        prototype_rate: float,
+        prototype_rate: NonNegativeFloat,
         latent_norm: LatentNorm,
         output_norm: bool,
         output: OutputActivation,
         **training: Any,
     ) -> None:
         super().__init__(**training)
-        require("model.reduction", reduction, get_args(Reduction))
         self.encoder = Encoder(image_size, latent_dim, encoder_channels, latent_norm)
         self.decoder = Decoder(image_size, latent_dim, [c or latent_dim for c in decoder_channels], output_norm, output)
         self.encoder_hat = Encoder(image_size, latent_dim, encoder_channels, latent_norm)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 
-from anomaly_lab.errors import ConfigError, require
+from anomaly_lab.errors import ConfigError
 
 LatentNorm = Literal["affine", "plain", "none"]
 OutputActivation = Literal["leaky_relu", "sigmoid", "tanh", "none"]
 
-_OUTPUTS: dict[str, type[nn.Module]] = {
+_OUTPUTS: dict[OutputActivation, type[nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
@@ -40,7 +40,6 @@ class Encoder(nn.Module):
         self, image_size: int, latent_dim: int, channels: Sequence[int], latent_norm: LatentNorm = "affine"
     ) -> None:
         super().__init__()
-        require("model.latent_norm", latent_norm, get_args(LatentNorm))
         side = feature_size(image_size, len(channels))
         blocks: list[nn.Module] = []
         for before, after in zip([3, *channels], channels, strict=False):
@@ -74,7 +73,6 @@ class Decoder(nn.Module):
         output: OutputActivation = "leaky_relu",
     ) -> None:
         super().__init__()
-        require("model.output", output, _OUTPUTS)
         side = feature_size(image_size, len(channels) + 1)
         first = channels[0]
         self.linear = nn.Sequential(

@@ -109,7 +109,9 @@ def test_further_images_are_new_and_cover_every_pair():
     again, other = next(generate(1, seed=3)), next(generate(1, seed=4))
     np.testing.assert_array_equal(drawings[0].image, again.image)
     assert (drawings[0].image != other.image).any()
-    assert not any(drawing.mask.any() for drawing in generate(5, seed=3, defective=False))
+    normal = list(generate(8, seed=3, defective=False))
+    assert not any(drawing.mask.any() for drawing in normal)
+    assert {drawing.texture for drawing in normal} == set(TEXTURES)
     first = [drawing for _, drawing in islice(published(), 4)]
     new = generate(4, seed=0, defective=False)
     assert all((a.image != b.image).mean() > 0.5 for a, b in zip(first, new, strict=True))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from anomaly_lab.config import compose
+from anomaly_lab.errors import ConfigError
 from anomaly_lab.fit import build_model
 from anomaly_lab.models.dpae import DPAE
 
@@ -130,3 +131,34 @@ def test_the_literal_recipe_is_the_paper_to_the_letter():
         "momentum": 0.9,
         "weight_decay": 0.0005,
     }  # P1 section 4.2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.latent_dim=-3", "model.latent_dim=-3: Input should be greater than 0."),
+        ("model.rec_weight=null", "model.rec_weight=None: Input should be a valid number."),
+        ("model.prototype_rate=fast", "model.prototype_rate='fast': Input should be a valid number."),
+        ("model.encoder_channels=[4,0,4,8,8]", "model.encoder_channels.1=0: Input should be greater than 0."),
+        ("model.output=relu", "model.output='relu': Input should be 'leaky_relu', 'sigmoid', 'tanh' or 'none'."),
+        ("model.input_norm=per_imag", "model.input_norm='per_imag': Input should be 'none' or 'per_image'."),
+        ("model.score=RLY", "model.score='RLY' is unknown. Did you mean 'RLZ'? Known: RLX"),
+        ("+model.depth=3", "model.depth=3: Unexpected keyword argument."),
+        ("model.optimizer=adam", "model.optimizer='adam' has to name a class"),
+        ("model.optimizer=null", "model.optimizer=None has to name a class"),
+        ("model.scheduler=cosine", "model.scheduler='cosine' has to name a class"),
+        ("model.optimizer.lr=-1", "model.optimizer or model.scheduler: Invalid learning rate: -1."),
+        ("model.scheduler={_target_: torch.optim.lr_scheduler.StepLR}", "missing 1 required positional argument"),
+    ],
+)
+def test_an_option_that_cannot_work_is_named_with_its_value(override, message):
+    config = compose("train", ["dataset.image_size=32", override])
+    with pytest.raises(ConfigError) as caught:
+        build_model(config)
+    assert message in str(caught.value)
+
+
+def test_the_score_that_counts_is_an_option():
+    assert build_model(compose("train", ["dataset.image_size=32"])).primary_score == "RLZ"
+    assert build_model(compose("train", ["dataset.image_size=32", "model.score=PL1"])).primary_score == "PL1"
+    assert dpae().primary_score == "RLZ"
