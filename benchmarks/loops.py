@@ -112,7 +112,9 @@ def train_plain(config: Config, model: DPAE, feed: Iterable[Batch], window: Wind
     nets = {name: getattr(model, name).to(device).train() for name in ("encoder", "decoder", "encoder_hat")}
     encoder, decoder, encoder_hat = nets.values()
     prototype, prototype_hat = model.prototype.to(device), model.prototype_hat.to(device)
-    optimizer = as_partial(options["optimizer"], Optimizer)([p for net in nets.values() for p in net.parameters()])
+    optimizer = as_partial("model.optimizer", options["optimizer"], Optimizer)(
+        [p for net in nets.values() for p in net.parameters()]
+    )
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config["trainer"]["precision"] == "bf16-mixed")
     rate = options["prototype_rate"]
 

@@ -124,8 +124,10 @@ def test_precisions_are_compared_where_bf16_is_fast(setting, monkeypatch):
     assert set(result["image_auroc"]) == set(result["median"]) == set(precision.VARIANTS)
     assert result["ratio"]["fp32"] == 1
     assert all(0 <= auroc <= 1 for auroc in result["image_auroc"].values())
-    model = precision._variant(setting, "bf16, channels_last")[1]
-    assert model.encoder.features[3].weight.is_contiguous(memory_format=torch.channels_last)
+    for name, (_, memory_format) in precision.VARIANTS.items():
+        weight = precision._variant(setting, name)[1].encoder.features[3].weight
+        assert weight.is_contiguous(memory_format=memory_format)
+        assert not weight.is_contiguous() or memory_format == torch.contiguous_format
 
 
 @pytest.mark.parametrize("word", ["stpe", "cahce"])
