@@ -16,11 +16,8 @@ VERBS = {
     "doctor": "say what this machine can do, and which datasets it finds",
 }
 
-_HELP = """\
-anomaly-lab VERB [key=value ...]
-
-{verbs}
-
+_EXAMPLES = {
+    "train": """\
 Start here (trains on a generated dataset, no download):
   anomaly-lab train
 Your own pictures (a folder of normal images is enough):
@@ -28,16 +25,28 @@ Your own pictures (a folder of normal images is enough):
 A sweep, and the options it can vary:
   anomaly-lab train -m model.latent_dim=16,32 seed=0,1
   anomaly-lab train --cfg job
-"""
+""",
+    "evaluate": """\
+Scores, metrics and figures of a trained run, made anew with the images where they were, or elsewhere:
+  anomaly-lab evaluate run=RUN_DIR
+  anomaly-lab evaluate run=RUN_DIR dataset.root=DIR
+The best epoch of a run that was trained with checkpoint=best:
+  anomaly-lab evaluate run=RUN_DIR checkpoint=best
+""",
+    "doctor": """\
+The hardware, the versions, the datasets found and how to get the others:
+  anomaly-lab doctor
+""",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit status: 0 done, 1 a job failed, 2 a mistake in the command."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if verb in ("-h", "--help", "help") or rest[:1] in (["-h"], ["--help"]):
+    if verb in ("-h", "--help", "help"):
         verbs = "\n".join(f"  {name:<10} {what}" for name, what in VERBS.items())
-        print(_HELP.format(verbs=verbs))
+        print(f"anomaly-lab VERB [key=value ...]\n\n{verbs}\n\n{_EXAMPLES['train']}")
         return 0
     if verb == "--version":
         from importlib.metadata import version
@@ -47,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"error: there is no verb {verb!r}. {nearest(verb, VERBS)}", file=sys.stderr)
         return 2
+    if {"-h", "--help"} & set(rest):
+        print(f"anomaly-lab {verb} [key=value ...]: {VERBS[verb]}\n\n{_EXAMPLES[verb]}")
+        return 0
     share_cores()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("anomaly_lab").setLevel(logging.INFO)

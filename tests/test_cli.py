@@ -13,7 +13,14 @@ def test_help_lists_every_verb(capsys):
     assert main([]) == 0
     text = capsys.readouterr().out
     assert all(f"  {verb}" in text for verb in VERBS)
-    assert main(["train", "--help"]) == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_has_a_help_of_its_own(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert VERBS[verb] in text
+    assert f"  anomaly-lab {verb}" in text
 
 
 def test_a_mistyped_verb_is_answered_with_the_nearest(capsys):
