@@ -159,6 +159,6 @@ def test_an_option_that_cannot_work_is_named_with_its_value(override, message):
 
 
 def test_the_score_that_counts_is_an_option():
-    assert build_model(compose("train", ["dataset.image_size=32"])).primary_score == "RLZ"
-    assert build_model(compose("train", ["dataset.image_size=32", "model.score=PL1"])).primary_score == "PL1"
-    assert dpae().primary_score == "RLZ"
+    literal = ["dataset.image_size=32", "recipe=dpae_literal"]
+    assert build_model(compose("train", literal)).primary_score == dpae().primary_score == "RLZ"
+    assert build_model(compose("train", [*literal, "model.score=PL1"])).primary_score == "PL1"
