@@ -66,6 +66,12 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
             if not isinstance(cause, ConfigAttributeError | ConfigKeyError):
                 raise ConfigError(str(cause or error).splitlines()[0]) from None
             wrong = str(cause.full_key)
+            # a whole node may have been given, and only one key of it is wrong
+            for key in (str(o.key_or_group) for o in parsed if wrong.startswith(f"{o.key_or_group}.")):
+                raise ConfigError(
+                    f"There is no option {wrong!r} to be set by {key}={{...}}; to replace all of {key}, take it out "
+                    f"first: '~{key}' '+{key}={{...}}'."
+                ) from None
             kept = [text for text, override in zip(overrides, parsed, strict=True) if override.key_or_group != wrong]
             known = _dotted(OmegaConf.to_container(hydra_compose(verb, kept), resolve=False))
             raise ConfigError(f"There is no option {wrong!r}. {nearest(wrong, known, listed=False)}") from None

@@ -32,7 +32,8 @@ _GALLERY = 10  # images from each end of the normal and of the defective test im
 
 
 def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: Path, splits: Path) -> dict[str, Any]:
-    """Score every list but the training one; writes scores.csv, predictions/ and figures/ into `output`.
+    """Score every list but the training one; writes scores.csv (of val and tune: scores-val.csv, scores-tune.csv),
+    predictions/ and figures/ into `output`.
 
     Also leakage.json; what is known of the split is kept in the folder `splits`. Returns what metrics.json holds:
     `metrics`, `reasons` and `seconds`.
@@ -48,9 +49,10 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
     about = describe_split(plan, splits)
     metrics, reasons = metrics | about["metrics"], reasons | about["reasons"]
 
-    temporary = output / ".scores.csv"
-    test.to_csv(temporary)
-    temporary.replace(output / "scores.csv")
+    for name, table in tables.items():
+        temporary = output / ".scores.csv"
+        table.to_csv(temporary)
+        temporary.replace(output / ("scores.csv" if name == "test" else f"scores-{name}.csv"))
     if config["predictions"] != "none":
         chosen = test.index if config["predictions"] == "all" else _gallery(test)
         folder = output / "predictions"

@@ -133,3 +133,10 @@ def test_a_package_of_the_users_is_allowed_by_the_users_word(tmp_path, monkeypat
         locate("my_lines.Belt", DefectDataset)
     assert "my_lines" not in sys.modules  # refused before it could run anything
     assert locate("my_lines.Belt", DefectDataset, ["my_lines"]).__name__ == "Belt"
+
+
+def test_a_whole_node_can_be_replaced_and_an_error_says_how():
+    with pytest.raises(ConfigError, match=r"'model\.optimizer\.momentum'.*'~model\.optimizer' '\+model\.optimizer="):
+        compose("train", ["model.optimizer={_target_: torch.optim.SGD, momentum: 0.9}"])
+    config = compose("train", ["~model.optimizer", "+model.optimizer={_target_: torch.optim.SGD, momentum: 0.9}"])
+    assert config["model"]["optimizer"] == {"_target_": "torch.optim.SGD", "momentum": 0.9}
