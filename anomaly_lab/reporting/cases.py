@@ -61,7 +61,7 @@ def cases_figure(
 
     tall = SIDE * float(np.clip(gallery["image"].shape[1] / gallery["image"].shape[2], 0.4, 2.5))
     block, line_height = per_group * (SIDE + GAP) + 0.3, ABOVE + len(rows) * (tall + GAP)
-    width = LEFT + block * max(len(line) for line in chosen) + (0.75 if maps else 0)
+    width = LEFT + block * max(len(line) for line in chosen) + (0.95 if maps else 0)
     height = TOP + line_height * len(chosen) + 0.4
     figure, page = sheet(width, height)
     set_heading(figure, "Best and worst cases", title)
@@ -87,7 +87,7 @@ def cases_figure(
                     _frame(page, box)
     if maps:
         length = min(3.0, line_height - ABOVE)
-        place_of_bar = ((width - 0.7) / width, 1 - (TOP + ABOVE + length) / height, 0.15 / width, length / height)
+        place_of_bar = ((width - 0.9) / width, 1 - (TOP + ABOVE + length) / height, 0.15 / width, length / height)
         label = "mean absolute difference" if "reconstruction" in gallery else "anomaly map"
         _colour_bar(figure, place_of_bar, (low, high), label)
     notes = [f"numbers: score {plain(table.primary)}, and above which share of the test images it is"]

@@ -126,10 +126,14 @@ def leakage_figure(pairs: Sequence[Pair]) -> Figure:
 
 
 def curves_figure(rows: Sequence[Row], title: str = "") -> Figure:
-    """Training curves over epochs, one panel for each column but `epoch` and `seconds`; missing values are left out."""
+    """Training curves over epochs, one panel for each column but `epoch` and `seconds`; missing values are left out.
+
+    A term that is 0 throughout, since its weight is 0, has no panel.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    names = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in ("epoch", "seconds")]
+    columns = dict.fromkeys(key for row in rows for key in row if key not in ("epoch", "seconds"))
+    names = [name for name in columns if any(row.get(name) != 0 for row in rows)]
     across = min(3, max(1, len(names)))
     down = max(1, -(-len(names) // across))
     size = (2.9, 1.9) if across > 1 else (5.6, 2.4)  # a lone panel leaves room for the title

@@ -120,7 +120,7 @@ def test_few_pairs_are_drawn(count):
 
 
 def test_each_loss_has_its_panel_and_its_last_value():
-    rows = [{"epoch": e, "seconds": 1.0, "loss": 10.0**-e, "val": 0.5} for e in range(1, 5)]
+    rows = [{"epoch": e, "seconds": 1.0, "loss": 10.0**-e, "off": 0.0, "val": 0.5} for e in range(1, 5)]
     del rows[3]["val"]
     rows[1]["loss"] = float("nan")
     figure = drawn(curves_figure(rows, "mt · dpae"))
