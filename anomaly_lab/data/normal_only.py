@@ -23,8 +23,6 @@ from anomaly_lab.data.painting import KINDS
 from anomaly_lab.data.records import Record
 from anomaly_lab.errors import ConfigError, DataError
 
-FEW = 20  # held-out normal images, below which a threshold from them is not to be trusted
-
 
 @dataclass
 class Draft:
@@ -178,15 +176,6 @@ def _notes(records: list[Record], lists: dict[str, list[Record]], draft: Draft, 
         notes.append(
             f"{unused} of {len(normals([records]))} normal images are in no list: not asked for, or of a cut part."
         )
-    held_out = len(draft.held_out)
-    if not held_out:
-        notes.append("No normal images are held out (val is empty), so there is no val_quantile threshold.")
-    elif held_out < FEW:
-        notes.append(f"Only {held_out} normal images are held out: too few to trust a threshold from them.")
-    if not defectives([lists["test"]]):
-        notes.append("The test set has no defective images, so nothing that needs them can be measured.")
-    if not normals([lists["test"]]):
-        notes.append("The test set has no normal images, so nothing that needs them can be measured.")
     if options.tuning and draft.tune_normals is not None:
         got = len(normals([lists["tune"]]))
         if got < draft.tune_normals:

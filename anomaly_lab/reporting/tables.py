@@ -61,17 +61,18 @@ def auroc_remark(value: float | None, metrics: Mapping[str, Any]) -> str:
 def result_table(metrics: Mapping[str, Any], reasons: Mapping[str, str], title: str = "") -> RenderableType:
     """The short result of a run: ranking quality, the three thresholds, each defect type, and what is missing why.
 
-    `metrics` and `reasons` are those of metrics.json. A metric that is null is a dash, with its reason below.
+    `metrics` and `reasons` are those of metrics.json. A metric that is null is a dash, with its reason below; rows and
+    columns of nothing but dashes are left out.
     """
     parts: list[RenderableType] = []
     if title:
         parts += [Text(title, style="bold"), Text()]
-    parts += [_ranking(metrics), Text(), _at_thresholds(metrics)]
+    parts += [_ranking(metrics), *_at_thresholds(metrics)]
     if metrics.get("per_defect"):
         parts += [Text(), _per_defect(metrics["per_defect"])]
     if trust := reasons.get(TRUST):
         parts += [Text(), Text(f"! {trust}", style="bold")]
-    if missing := {name: reason for name, reason in reasons.items() if name != TRUST}:
+    if missing := {name: reason for name, reason in reasons.items() if metrics.get(name) is None and name != TRUST}:
         parts += [Text(), *_reasons(missing)]
     return Group(*parts)
 
@@ -132,37 +133,48 @@ def _ranking(metrics: Mapping[str, Any]) -> Table:
         Text(auroc_remark(auroc, metrics)),
     )
     for name, value in metrics.items():
-        if name.startswith("image_auroc_") and name != "image_auroc_ci":
+        if name.startswith("image_auroc_") and name != "image_auroc_ci" and value is not None:
             score = name.removeprefix("image_auroc_")
             table.add_row(Text(f"  score {score}"), Text(number(value)), Text(auroc_remark(value, metrics)))
     for name, text in FLOOR_TEXTS.items():
-        if name in metrics:
+        if metrics.get(name) is not None:
             table.add_row(Text(f"  floor: {text}"), Text(number(metrics[name])), Text())
-    table.add_row(Text("average precision"), Text(number(metrics.get("image_ap"))), Text())
+    if metrics.get("image_ap") is not None:
+        table.add_row(Text("average precision"), Text(number(metrics["image_ap"])), Text())
     for name, text in OTHER_SETS.items():
         if metrics.get(name) is not None:
             table.add_row(Text(text), Text(number(metrics[name])), Text(auroc_remark(metrics[name], {})))
     return table
 
 
-def _at_thresholds(metrics: Mapping[str, Any]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
-    table.add_column("threshold", no_wrap=True)
-    for heading in THRESHOLDS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
+def _at_thresholds(metrics: Mapping[str, Any]) -> list[RenderableType]:
     floor = metrics.get("floor_all_f1")
-    for rate, text in RATES.items():
-        values = [metrics.get(f"image_{rate}{suffix}") for suffix in THRESHOLDS]
-        marks = ["! " if rate == "f1" and _below(value, floor) else "" for value in values]
-        table.add_row(Text(text), *(Text(mark + number(value)) for mark, value in zip(marks, values, strict=True)))
-    parts: list[RenderableType] = [table]
+    known = {
+        (rate, suffix): value
+        for rate in RATES
+        for suffix in THRESHOLDS
+        if (value := metrics.get(f"image_{rate}{suffix}")) is not None
+    }
+    parts: list[RenderableType] = [Text()]
+    if known:
+        suffixes = [suffix for suffix in THRESHOLDS if any(suffix == other for _, other in known)]
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
+        table.add_column("threshold", no_wrap=True)
+        for suffix in suffixes:
+            table.add_column(THRESHOLDS[suffix], justify="right", no_wrap=True)
+        for rate in [rate for rate in RATES if any(rate == other for other, _ in known)]:
+            values = [known.get((rate, suffix)) for suffix in suffixes]
+            marks = ["! " if rate == "f1" and _below(value, floor) else "" for value in values]
+            cells = [Text(mark + number(value)) for mark, value in zip(marks, values, strict=True)]
+            table.add_row(Text(RATES[rate]), *cells)
+        parts.append(table)
     if metrics.get("threshold") is not None:
         parts.append(Text(f"val_quantile calls an image defective when its score is above {_threshold(metrics)}"))
     if floor is not None:
         f1 = [metrics.get(f"image_f1{suffix}") for suffix in THRESHOLDS]
         mark = "! below the floor: " if any(_below(value, floor) for value in f1) else "floor: "
         parts.append(Text(f"{mark}calling every image defective has F1 {floor:.3f}"))
-    return Group(*parts)
+    return parts if len(parts) > 1 else []
 
 
 def _per_defect(per_defect: Mapping[str, Mapping[str, Any]]) -> Table:
