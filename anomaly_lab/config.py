@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,13 +19,17 @@ T = TypeVar("T")
 # Whose classes a config may name. A stranger's config.yaml is data: it must not choose what code runs.
 ALLOWED = ("anomaly_lab", "torch.optim")
 
+# What a method's config asks of the dataset and the trainer, where it stands too; no arguments of its class.
+ASKED = ("protocol", "learns_from", "input_size", "batch_size", "steps_per_epoch", "rotate", "translate", "max_epochs")
+
 # What never changes a number: where things lie, what shows or stores them, and on which device they run.
 # The split's options are left out because the split itself, as a SHA of its lists, is in.
 _NOT_HASHED = {
-    "model": {"max_epochs", "batch_size"},  # stand in trainer and dataset
+    "model": {*ASKED, "autoencoder"},  # a path; the hash of the run that it names is in
     "dataset": {
         *("root", "num_workers", "protocol", "split", "split_seed", "train_count", "val_count"),
-        *("test_normal_count", "val_fraction", "test_fraction", "tuning"),
+        *("test_normal_count", "val_fraction", "val_fraction_of", "test_fraction", "tuning"),
+        *("labelled_per_type", "unlabelled_per_type", "label_reserve"),
     },
     "trainer": {"accelerator", "devices", "strategy", "estimate"},
 }
@@ -49,7 +54,7 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with _no_other_hydra(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             parsed = OverridesParser.create().parse_overrides(list(overrides))
             for override in parsed:  # the one group that may be missing, as long as nobody asks for it
@@ -77,6 +82,19 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
             raise ConfigError(f"There is no option {wrong!r}. {nearest(wrong, known, listed=False)}") from None
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(str(error).splitlines()[0]) from None
+
+
+@contextmanager
+def _no_other_hydra() -> Iterator[None]:
+    """Put Hydra's global state aside: within a job of a multirun, the first of two stages is composed."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def check(verb: str, arguments: Sequence[str]) -> Config:
@@ -127,7 +145,7 @@ def check_values(config: Config) -> None:
             raise ConfigError(f"{name}={value!r} has to be a whole number of at least {least}.")
     require("checkpoint", config["checkpoint"], ("last", "best"))
     require("predictions", config["predictions"], ("gallery", "all", "none"))
-    for name in ("dataset.flip", "force", "trainer.estimate"):
+    for name in ("dataset.augment", "force", "trainer.estimate"):
         if not isinstance(_at(config, name), bool):
             raise ConfigError(f"{name}={_at(config, name)!r} has to be true or false.")
     for name in ("tags", "allow"):

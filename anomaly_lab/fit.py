@@ -15,11 +15,12 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from pydantic import ValidationError
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from anomaly_lab.callbacks import History, SeedEachBatch
-from anomaly_lab.config import Config, as_partial, locate
+from anomaly_lab.config import ASKED, Config, as_partial, locate
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.errors import ConfigError, RunError
@@ -31,14 +32,32 @@ from anomaly_lab.trainer import WholeCheckpoints, make_trainer, quieten
 
 log = logging.getLogger("anomaly_lab")
 
-_NOT_ARGUMENTS = ("_target_", "name", "version", "protocol", "max_epochs", "batch_size", "optimizer", "scheduler")
+_NOT_ARGUMENTS = (
+    "_target_",
+    "name",
+    "version",
+    "optimizer",
+    "scheduler",
+    "stage1",
+    "stage1_hash",
+    "autoencoder",
+    *ASKED,
+)
 
 
-def fit(config: Config, plan: DataPlan, run: Run) -> dict[str, Any]:
-    """Train (or go on training) and score; returns `metrics`, `reasons` and `seconds` for metrics.json."""
+def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> dict[str, Any]:
+    """Train (or go on training) and score; returns `metrics`, `reasons` and `seconds` for metrics.json.
+
+    `stage1` is the finished run of the first of two stages; from then on its weights are a part of this one's.
+    """
     quieten()
     seed_everything(config["seed"], verbose=False)
     model = build_model(config)
+    if stage1 is not None:
+        restore(
+            model.get_submodule("autoencoder"),
+            load_checkpoint(stage1.checkpoints / f"{stage1.config()['checkpoint']}.ckpt"),
+        )
     data = DefectDataModule(plan, config["seed"])
     data.prepare(progress=True)
     history = train(config, run, model, data)
@@ -53,6 +72,7 @@ def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule)
     history = History(run.path / "curves.csv")
     last, best = run.checkpoints / "last.ckpt", run.checkpoints / "best.ckpt"
     epochs = config["trainer"]["max_epochs"]
+    epochs = min(epochs, 1) if model.fits_once else epochs
     checkpoint = load_checkpoint(last) if last.exists() else None
     if checkpoint is not None and "optimizer_states" not in checkpoint:
         history.load_state_dict(checkpoint["history"])  # cut off after training, while it was scored
@@ -60,7 +80,7 @@ def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule)
         wants_best = config["checkpoint"] == "best"
         if wants_best and not data.plan.split.lists.get("val"):
             raise ConfigError("checkpoint=best needs held-out images: set dataset.val_fraction or dataset.val_count.")
-        if config["trainer"]["estimate"] and epochs > 0:
+        if config["trainer"]["estimate"] and epochs > 0 and not model.fits_once:
             log.info("%s", estimate(config, model, data, epochs))
         callbacks = training_callbacks(config["seed"], history, run.checkpoints)
         if wants_best:
@@ -77,8 +97,8 @@ def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule)
             )
             resume = last if checkpoint is not None else None
             trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-        if epochs == 0:  # untrained, to compare with
-            _save_weights(last, {"state_dict": model.state_dict(), "epoch": -1}, history)
+        if epochs == 0 or model.fits_once:  # untrained, to compare with; or without steps, which Lightning counts by
+            _save_weights(last, {"state_dict": model.state_dict(), "epoch": epochs - 1}, history)
         for path in (last, best):
             if path.exists():
                 _save_weights(path, load_checkpoint(path), history)  # a finished run needs no optimizer
@@ -105,25 +125,33 @@ def build_model(config: Config) -> AnomalyModel:
     Raises:
         ConfigError: for an option that its class does not have, or a value that it refuses.
     """
-    node, allow = config["model"], tuple(config["allow"])
-    model_class = locate(node["_target_"], AnomalyModel, allow)
-    arguments = {key: value for key, value in node.items() if key not in _NOT_ARGUMENTS}
-    optimizer = as_partial("model.optimizer", node["optimizer"], Optimizer, allow)
-    schedule = node.get("scheduler")
-    scheduler = None if schedule is None else as_partial("model.scheduler", schedule, LRScheduler, allow)
-    try:
-        model = model_class(**arguments, optimizer=optimizer, scheduler=scheduler)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(["model", *map(str, first["loc"])])
-        raise ConfigError(f"{name}={first['input']!r}: {first['msg']}.") from None
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"model={node['name']} does not take these options: {error}") from error
+    model = _build("model", config["model"], tuple(config["allow"]))
     try:
         model.configure_optimizers()  # tried here, before anything is computed
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.optimizer or model.scheduler: {error}.") from error
     return model.to(memory_format=torch.channels_last)  # as the images come; a step takes less time (LOG)
+
+
+def _build(where: str, node: Config, allow: tuple[str, ...]) -> AnomalyModel:
+    model_class = locate(node["_target_"], AnomalyModel, allow)
+    arguments = {key: value for key, value in node.items() if key not in _NOT_ARGUMENTS}
+    if node["latent_dim"] is None or "stage1" in node:  # means nothing, or is the first stage's
+        del arguments["latent_dim"]
+    if not model_class.fits_once:
+        arguments["optimizer"] = as_partial(f"{where}.optimizer", node["optimizer"], Optimizer, allow)
+    if node["scheduler"] is not None:
+        arguments["scheduler"] = as_partial(f"{where}.scheduler", node["scheduler"], LRScheduler, allow)
+    if "stage1" in node:
+        arguments["autoencoder"] = _build(f"{where}.stage1", node["stage1"], allow)
+    try:
+        return model_class(**arguments)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join([where, *map(str, first["loc"])])
+        raise ConfigError(f"{name}={first['input']!r}: {first['msg']}.") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"model={node['name']} does not take these options: {error}") from error
 
 
 def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs: int) -> str:
@@ -151,7 +179,7 @@ def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs
             enable_progress_bar=False,
         )
         trainer.fit(copy.deepcopy(model), data.train_dataloader())
-    batches = len(data.train_dataloader())
+    batches = data.steps
     if len(clock.times) < 3:
         return f"Training: {epochs} epochs of {batches} batches."
     minutes = (clock.times[-1] - clock.times[1]) / (len(clock.times) - 2) * batches * epochs / 60
@@ -186,7 +214,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def restore(model: AnomalyModel, checkpoint: dict[str, Any]) -> None:
+def restore(model: nn.Module, checkpoint: dict[str, Any]) -> None:
     """Load the weights of a checkpoint.
 
     Raises:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from anomaly_lab.config import Config, hash_of
 from anomaly_lab.data.datamodule import DefectDataModule, SplitDataset, collate
@@ -18,21 +21,28 @@ from anomaly_lab.data.leakage import find_leaks, thumbnails
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.records import Record
 from anomaly_lab.data.store import ImageStore
+from anomaly_lab.metrics.evaluation import Gathered
 from anomaly_lab.metrics.floors import floors
 from anomaly_lab.metrics.image import image_metrics
+from anomaly_lab.metrics.maps import join_tiles
+from anomaly_lab.metrics.pixel import gap_threshold, missing_pixels, pixel_metrics
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.reporting.figures import draw_all, leakage_figure
+from anomaly_lab.reporting.segmentations import best_median_worst
 from anomaly_lab.runs import write_json
 from anomaly_lab.trainer import make_trainer
+from anomaly_lab.types import Prediction
 
 _FLOOR_VERSION = 1  # raised when the floors or the leakage report change
 _FLOOR_SIZE = 112  # the floors look at grey images of this side, whatever the model's size
+_PIXEL_SCALED = ("max", "top")  # scores that are a pixel's value, or a mean of a few
+_WARM, _TIMED = 3, 15  # predictions before and while the time of one is taken
 _GALLERY = 10  # images from each end of the normal and of the defective test images
 
 
 def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: Path, splits: Path) -> dict[str, Any]:
-    """Score every list but the training one; writes scores.csv (of val and tune: scores-val.csv, scores-tune.csv),
+    """Score every list but the pool to train on; writes scores.csv (of the others scores-val.csv and so on),
     predictions/ and figures/ into `output`.
 
     Also leakage.json; what is known of the split is kept in the folder `splits`. Returns what metrics.json holds:
@@ -40,12 +50,25 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
     """
     plan = data.plan
     trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    columns = {name: _evaluate(trainer, model, data, name) for name in ("val", "tune", "test") if _has(plan, name)}
-    tables = {name: _table(plan.split.lists[name], model, found) for name, found in columns.items()}
+    names = [name for name in ("labelled", "val", "tune", "test") if plan.split.lists.get(name)]
+    threshold, reason = _pixel_threshold(trainer, model, data)
+    found = {name: _evaluate(trainer, model, data, name, threshold) for name in names}
+    tables = {name: _table(plan.split.lists[name], model, gathered) for name, gathered in found.items()}
     test = tables["test"]
     metrics, reasons = image_metrics(
-        test, val=tables.get("val"), tune=tables.get("tune"), quantile=config["val_quantile"]
+        test,
+        val=tables.get("val"),
+        tune=tables.get("tune"),
+        quantile=config["val_quantile"],
+        threshold=model.pixel_threshold if model.primary_score in _PIXEL_SCALED else None,
     )
+    if model.has_map:
+        for name, prefix in (("val", "val_"), ("labelled", "train_"), ("test", "")):
+            if name in found:
+                of_set, why = pixel_metrics(found[name].pixels, where=name, no_threshold=reason)
+                chosen_ones = of_set if name == "test" else [f"pixel_{end}" for end in ("miou", "iou_defect", "auroc")]
+                metrics |= {f"{prefix}{key}": of_set[key] for key in chosen_ones}
+                reasons |= {f"{prefix}{key}": why[key] for key in chosen_ones if key in why}
     about = describe_split(plan, splits)
     metrics, reasons = metrics | about["metrics"], reasons | about["reasons"]
 
@@ -58,27 +81,49 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
         folder = output / "predictions"
         folder.mkdir(exist_ok=True)
         _save_arrays(folder / "gallery.npz", _pictures(model, data, chosen))
-        latents = {name: columns["test"][name].astype(np.float32) for name in model.latent_names}
+        latents = {name: found["test"].columns[name].astype(np.float32) for name in model.latent_names}
         if latents:
             _save_arrays(folder / "latents.npz", {"index": test.index, "label": test.label, **latents})
     write_json(output / "leakage.json", about["leakage"])
     draw_all(output, metrics)
     _draw_leaks(about["leakage"]["pairs"], data.store, output / "figures" / "leakage.png")
-    return {"metrics": metrics, "reasons": reasons, "seconds": {}}
+    return {"metrics": metrics, "reasons": reasons, "seconds": {"per_image": _seconds_per_image(model, data)}}
+
+
+def _pixel_threshold(trainer: Trainer, model: AnomalyModel, data: DefectDataModule) -> tuple[float | None, str]:
+    """Where a pixel is called defective, or why that is not known.
+
+    The method's own, or the one of largest TPR - FPR (P2 section 4.3) on the labelled training images, or where there
+    are none on val's painted defects; never on the test images.
+    """
+    if model.pixel_threshold is not None or not model.has_map:
+        return model.pixel_threshold, ""
+    for name in ("labelled", "val"):
+        if data.plan.split.lists.get(name):
+            pixels = _evaluate(trainer, model, data, name, None).pixels
+            return gap_threshold(pixels), missing_pixels(pixels, name) or ""
+    return None, "no labelled images and no val to take a threshold from"
 
 
 def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
     """The floors and the leakage report of a split, computed once and kept in `folder` beside its runs."""
-    key = {"data": plan.sha256, "resize": plan.load.resize, "max_value": plan.load.max_value, "version": _FLOOR_VERSION}
+    key = {
+        "data": plan.split_sha256,
+        "resize": plan.load.resize,
+        "max_value": plan.load.max_value,
+        "version": _FLOOR_VERSION,
+    }
     path = folder / f"{hash_of(key)[:8]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError):  # missing or damaged: computed anew
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] == key:
             return kept
     store = ImageStore(plan.dataset.root, _FLOOR_SIZE, plan.load.resize, plan.load.max_value)
-    train, test = (plan.split.lists[name] for name in ("train_normal", "test"))
+    train, test = plan.stream("all"), plan.split.lists["test"]
     train_grey, test_grey = (_greys(store, records) for records in (train, test))
-    metrics, reasons = floors(train_grey, test_grey, np.array([record.label for record in test]))
+    unlabelled = {record.path for record in plan.stream("unlabelled")}
+    pool = train_grey[[record.path in unlabelled for record in train]]
+    metrics, reasons = floors(pool, test_grey, np.array([record.label for record in test]))
     leaks = find_leaks(thumbnails(train_grey), thumbnails(test_grey), [r.path for r in train], [r.path for r in test])
     found = {
         "key": key,
@@ -95,34 +140,31 @@ def _save_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def _has(plan: DataPlan, name: str) -> bool:
-    return bool(plan.split.lists.get(name))
-
-
 def _evaluate(
-    trainer: Trainer, model: AnomalyModel, data: DefectDataModule, name: str
-) -> dict[str, npt.NDArray[np.float64]]:
+    trainer: Trainer, model: AnomalyModel, data: DefectDataModule, name: str, threshold: float | None
+) -> Gathered:
+    model.evaluation.start(data.tiling, data.full_size, threshold)
     trainer.test(model, data.loader(name), verbose=False)
-    _, _, columns = model.gathered()
-    return columns
+    return model.evaluation.compute()
 
 
-def _table(records: tuple[Record, ...], model: AnomalyModel, columns: dict[str, npt.NDArray[np.float64]]) -> ScoreTable:
+def _table(records: tuple[Record, ...], model: AnomalyModel, found: Gathered) -> ScoreTable:
     return ScoreTable(
         index=np.arange(len(records)),
         path=[record.path for record in records],
         label=np.array([record.label for record in records]),
         defect=[record.defect for record in records],
         group=[record.part_of for record in records],
-        scores={name: columns[name] for name in model.score_names},
+        scores={name: found.columns[name] for name in model.score_names},
         primary=model.primary_score,
+        counts=found.counts,
     )
 
 
 def _gallery(test: ScoreTable) -> npt.NDArray[np.int64]:
-    """Rows of the highest and lowest scores among the normal and among the defective images."""
+    """Rows of the highest and lowest scores among the normal and the defective images, and of some segmentations."""
     order = np.argsort(test.primary_scores, kind="stable")
-    chosen = []
+    chosen = [np.array(rows, np.int64) for rows in best_median_worst(test).values()]
     for label in (0, 1):
         rows = order[test.label[order] == label]
         chosen += [rows[:_GALLERY], rows[-_GALLERY:]]
@@ -134,23 +176,48 @@ def _pictures(
     model: AnomalyModel, data: DefectDataModule, chosen: npt.NDArray[np.int64]
 ) -> dict[str, npt.NDArray[Any]]:
     """What the model made of the chosen test images, as the figures and the report want it."""
-    dataset = data.loader("test").dataset
-    assert isinstance(dataset, SplitDataset)
-    weight = next(model.parameters())
+    dataset = data.dataset("test")
     model.eval()
     found: dict[str, list[npt.NDArray[Any]]] = {"index": [], "image": [], "mask": []}
-    for start in range(0, len(chosen), data.plan.load.batch_size):
-        samples = [dataset[0, int(index)] for index in chosen[start : start + data.plan.load.batch_size]]
-        prediction = model.predict(collate(samples)["image"].to(weight.device, weight.dtype))
-        found["index"].append(chosen[start : start + len(samples)])
-        found["image"].append(np.stack([sample["image"] for sample in samples]))
-        found["mask"].append(np.stack([sample["mask"] for sample in samples]))
+    for index in chosen:
+        prediction = _predict(model, data, dataset, int(index))
+        image, mask = dataset.whole(int(index))
+        found["index"].append(index)
+        found["image"].append(image)
+        found["mask"].append(mask)
         if prediction.reconstruction is not None:
-            pixels = prediction.reconstruction.float().clamp(0, 1).mul(255).round().byte()
-            found.setdefault("reconstruction", []).append(pixels.permute(0, 2, 3, 1).cpu().numpy())
+            pixels = prediction.reconstruction[0].float().clamp(0, 1).mul(255).round().byte()
+            found.setdefault("reconstruction", []).append(pixels.permute(1, 2, 0).cpu().numpy())
         if prediction.anomaly_map is not None:
-            found.setdefault("anomaly_map", []).append(prediction.anomaly_map[:, 0].float().cpu().numpy())
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+            found.setdefault("anomaly_map", []).append(prediction.anomaly_map[0, 0].float().cpu().numpy())
+    return {name: np.stack(parts) for name, parts in found.items()}
+
+
+def _predict(model: AnomalyModel, data: DefectDataModule, dataset: SplitDataset, index: int) -> Prediction:
+    """The prediction for one image, whatever its tiles."""
+    prediction = model.predict(_tiles(model, data, dataset, index))
+    return join_tiles(prediction, data.tiling, data.full_size, data.full_size)
+
+
+def _tiles(model: AnomalyModel, data: DefectDataModule, dataset: SplitDataset, index: int) -> Tensor:
+    """All tiles of an image as a batch, where the model is and in its precision."""
+    weight = next(chain(model.parameters(), model.buffers()))
+    tiles = range(len(data.tiling.corners(data.full_size, data.full_size)))
+    return collate([dataset[0, index, tile] for tile in tiles])["image"].to(weight.device, weight.dtype)
+
+
+@torch.inference_mode()
+def _seconds_per_image(model: AnomalyModel, data: DefectDataModule) -> float:
+    """The median time of a prediction, one image at a time and after a warm-up, without reading the image."""
+    dataset, times = data.dataset("test"), []
+    model.eval()
+    for turn in range(_WARM + _TIMED):
+        image = _tiles(model, data, dataset, turn % len(dataset))
+        started = time.perf_counter()
+        prediction = model.predict(image)
+        float(next(iter(prediction.scores.values()))[0])  # on a GPU, wait for it
+        times.append(time.perf_counter() - started)
+    return float(np.median(times[_WARM:]))
 
 
 def _greys(store: ImageStore, records: tuple[Record, ...]) -> npt.NDArray[np.uint8]:

@@ -17,13 +17,16 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from anomaly_lab.config import Config, check, check_values, conf_dir, resolve, sweep_values
-from anomaly_lab.data.plan import make_plan
-from anomaly_lab.errors import ConfigError, LabError, nearest
+from anomaly_lab.config import Config, check, check_values, compose, conf_dir, resolve, sweep_values
+from anomaly_lab.data.plan import DataPlan, make_plan
+from anomaly_lab.errors import ConfigError, LabError, RunError, nearest
 from anomaly_lab.hardware import resolve_precision
 from anomaly_lab.runs import Run, RunBusyError, write_json
 
 log = logging.getLogger("anomaly_lab")
+
+# Overrides that do not concern the first of two stages, which sees no label
+_SECOND_STAGE_ONLY = {"model", "force", "recipe", "dataset.labelled_per_type", "dataset.learns_from"}
 
 _PRINTING = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve"}  # flags that Hydra answers by itself
 
@@ -69,6 +72,7 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
         check_values(config)
         config["trainer"]["precision"] = resolve_precision(config["trainer"]["precision"])
         plan = make_plan(config["dataset"], tuple(config["allow"]))
+        stage1 = _first_stage(config, plan, overrides)
         run = Run.of(config, plan)
         with run.lock():
             if config["force"]:
@@ -81,9 +85,11 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
                 log.info("Going on with %s", run.path)
             run.start(config, plan)
             try:
+                if stage1 is not None:
+                    stage1.train()
                 from anomaly_lab.fit import fit  # torch and lightning come with it
 
-                run.finish(config, plan, fit(config, plan, run))
+                run.finish(config, plan, fit(config, plan, run, stage1.run if stage1 else None))
             except Exception as error:
                 run.fail(config, plan, error, traceback.format_exc())
                 raise
@@ -97,6 +103,97 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
     except Exception as error:  # a fault of ours: its traceback is needed
         log.error("%s", traceback.format_exc())
         return Outcome(overrides, "failed", str(run.path) if run else None, f"{type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """The run that a two-stage method starts from: an ordinary one, at its own path."""
+
+    run: Run
+    config: Config
+    overrides: list[str]
+
+    def train(self) -> None:
+        """Train it if nobody has, and wait if somebody is about it.
+
+        Raises:
+            RunError: if it fails.
+        """
+        status, told = self.run.status(), False
+        while status == "running":
+            if not told:
+                log.info("Stage 1: waiting for the process that trains %s", self.run.path)
+                told = True
+            time.sleep(2)
+            status = self.run.status()
+        if status == "finished":
+            log.info("Stage 1: reusing %s", self.run.path)
+            return
+        log.info("Stage 1 of 2: %s", self.run.path)
+        outcome = run_job(self.config, self.overrides)
+        if outcome.status == "busy":  # another job of the sweep was faster
+            return self.train()
+        if outcome.status == "failed":
+            raise RunError(f"Stage 1 failed ({self.run.path}): {outcome.cause}")
+        log.info("Stage 2 of 2")
+        return None
+
+
+def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> FirstStage | None:
+    """The first stage of a two-stage method; its hash goes into the configuration.
+
+    It is what the same command trains with the first stage's model, `model.stage1.x` standing for that model's `x`,
+    or the finished run that `model.autoencoder` names.
+    """
+    node = config["model"]
+    if "stage1" not in node:
+        return None
+    if node["autoencoder"] is not None:
+        run = Run(Path(node["autoencoder"]))
+        found = run.config()
+        _check_given(run, found, config, plan)
+        stage = FirstStage(run, found, [])
+        node["stage1"] = found["model"]
+    else:
+        texts = _stage1_overrides(node["stage1"]["name"], overrides)
+        first = compose("train", texts)
+        first["trainer"]["precision"] = resolve_precision(first["trainer"]["precision"])
+        stage = FirstStage(Run.of(first, make_plan(first["dataset"], tuple(first["allow"]))), first, texts)
+    node["stage1_hash"] = stage.run.path.name
+    return stage
+
+
+def _stage1_overrides(name: str, overrides: Sequence[str]) -> list[str]:
+    texts = [f"model={name}"]
+    for text in overrides:
+        key = text.lstrip("+~").partition("=")[0]
+        if key.startswith("model.stage1."):
+            texts.append(text.replace("model.stage1.", "model.", 1))
+        elif key == "model.latent_dim" or not (key in _SECOND_STAGE_ONLY or key.startswith("model.")):
+            texts.append(text)
+    return texts
+
+
+def _check_given(run: Run, first: Config, config: Config, plan: DataPlan) -> None:
+    """Refuse a given first stage that does not fit, or has seen what is tested here."""
+    if run.status() != "finished":
+        raise RunError(f"model.autoencoder={run.path} is {run.status()}, not finished.")
+    if first["model"]["name"] != config["model"]["stage1"]["name"]:
+        raise ConfigError(f"model.autoencoder={run.path} is a run of {first['model']['name']}, not of an autoencoder.")
+    for key in ("name", "category", "image_size", "full_size", "resize"):
+        here, there = config["dataset"].get(key), first["dataset"].get(key)
+        if here != there:
+            raise ConfigError(
+                f"model.autoencoder={run.path} was trained with dataset.{key}={there}, here it is {here}."
+            )
+    trained = run.split().lists
+    seen = {r.part_of for name in ("train_normal", "unlabelled") for r in trained.get(name, ())}
+    judged = {r.part_of for name in ("val", "tune", "test") for r in plan.split.lists.get(name, ())}
+    if shared := sorted(seen & judged):
+        raise ConfigError(
+            f"model.autoencoder={run.path} was trained on {len(shared)} parts that are tested here, such as "
+            f"{shared[0]}: its split is another one (dataset.split_seed, dataset.split)."
+        )
 
 
 def _sweep_job(composed: Any) -> None:

@@ -17,6 +17,8 @@ from anomaly_lab.errors import ConfigError
 
 # Lightning's advice that does not apply: the cache makes loading cheap, short epochs are meant, and so on.
 _QUIET = (
+    "Found .* module.s. in eval mode at the start of training",  # frozen first stages and teachers are meant
+    "`LightningModule.configure_optimizers` returned `None`",  # PCA is fitted, not stepped
     "The '.*dataloader' does not have many workers",
     "The number of training batches",
     "Checkpoint directory .* exists and is not empty",

@@ -75,9 +75,10 @@ def _auroc(setting: Setting, data: DefectDataModule, name: str) -> float:
         enable_progress_bar=False,
     )
     trainer.fit(model, data.train_dataloader())
+    model.evaluation.start(data.tiling, data.full_size)
     trainer.test(model, data.test_dataloader(), verbose=False)
-    _, label, columns = model.gathered()
-    return float(roc_auc_score(label, columns[model.primary_score]))
+    found = model.evaluation.compute()
+    return float(roc_auc_score(found.label, found.columns[model.primary_score]))
 
 
 def table(result: dict[str, Any]) -> Table | str:

@@ -50,7 +50,9 @@ def test_reporting_imports_neither_torch_nor_pyplot():
 
 
 def test_scanning_and_splitting_import_nothing_heavy():
-    modules = ", ".join(f"anomaly_lab.data.{name}" for name in ("mt", "mvtec", "apsd", "rsd", "folder", "synthetic"))
+    modules = ", ".join(
+        f"anomaly_lab.data.{name}" for name in ("mt", "mvtec", "apsd", "rsd", "folder", "synthetic", "crackforest")
+    )
     code = f"import sys, anomaly_lab.train, {modules}; print(sorted({HEAVY!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

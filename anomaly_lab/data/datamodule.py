@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from zlib import crc32
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -16,58 +18,118 @@ from anomaly_lab.data.painting import paint
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.records import Record
 from anomaly_lab.data.store import ImageStore
+from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.data.transforms import Augmentation
 from anomaly_lab.types import IGNORE, Batch, Sample
 
+Key = tuple[int, int, int]  # epoch, index, and in training the turn, in evaluation the tile
+
 
 class SplitDataset(Dataset[Sample]):
-    """One list of a split; an item's key is (epoch, index), so that workers need no other state."""
+    """Records as samples; a key (epoch, index, turn) says all, so that workers need no other state.
 
-    def __init__(self, records: Sequence[Record], store: ImageStore, augment: Augmentation | None, seed: int) -> None:
+    In training, `turn` counts how often the image came in this epoch, and with the seed it decides the augmentation;
+    in evaluation it is the number of the tile.
+
+    Args:
+        augment: the random changes of training; None in evaluation.
+        tiling: how evaluation cuts an image that is larger than what the network sees.
+        hide_masks: whether the masks are withheld, since this stream is unlabelled.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        store: ImageStore,
+        augment: Augmentation | None,
+        seed: int,
+        tiling: Tiling,
+        hide_masks: bool = False,
+    ) -> None:
         self.records, self.store, self.augment, self.seed = records, store, augment, seed
+        self.tiling, self.hide_masks = tiling, hide_masks
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> Sample:
+        _, index, turn = key
+        record = self.records[index]
+        image, mask = self.whole(index)
+        if self.hide_masks:
+            mask = np.full_like(mask, IGNORE)
+        if self.augment is not None:
+            image, mask = self.augment(image, mask, key=(self.seed, *key))
+            turn = 0
+        else:
+            image, mask = (self.tiling.cut(array, turn) for array in (image, mask))
+        return Sample(
+            image=image, mask=mask, label=record.label, index=index, tile=turn, path=record.path, defect=record.defect
+        )
+
+    def whole(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Image (H, W, 3) and mask (H, W) number `index`, before they are augmented or cut into tiles."""
         record = self.records[index]
         image, mask = self.store.load(record)
         if record.painted is not None:
             image, painted = paint(image, record.painted, seed=crc32(os.fsencode(record.path)))
             mask = np.where(mask == IGNORE, IGNORE, painted).astype(np.uint8)
-        if self.augment is not None:
-            image, mask = self.augment(image, mask, seed=self.seed, epoch=epoch, index=index)
-        return Sample(
-            image=image, mask=mask, label=record.label, index=index, tile=0, path=record.path, defect=record.defect
-        )
+        return image, mask
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Each rank's (epoch, index) keys: shuffled by (seed, epoch) in training, in order and unpadded otherwise."""
+class TrainingSampler(Sampler[Key]):
+    """Each rank's keys of an epoch, shuffled by (seed, epoch).
 
-    def __init__(self, length: int, batch_size: int, *, shuffle: bool, seed: int) -> None:
-        self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
+    Args:
+        steps: batches in an epoch; as many rounds through the images as it takes. None: one round.
+    """
+
+    def __init__(self, length: int, batch_size: int, *, seed: int, steps: int | None = None) -> None:
+        self.length, self.batch_size, self.seed, self.steps = length, batch_size, seed, steps
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning's loop calls this before each epoch, a resumed one too."""
         self.epoch = epoch
 
-    def _indices(self) -> list[int]:
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        if not self.shuffle:
-            return list(range(rank, self.length, world))
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        mine: list[int] = order[: self.length - self.length % world][rank::world].tolist()
-        # batch norm cannot take a last batch of one image
-        return mine[:-1] if len(mine) % self.batch_size == 1 and len(mine) > 1 else mine
+    def _keys(self) -> list[Key]:
+        rank, world = _rank_and_world()
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.steps is None:
+            order = rng.permutation(self.length)
+            mine: list[int] = order[: self.length - self.length % world][rank::world].tolist()
+            # batch norm cannot take a last batch of one image
+            mine = mine[:-1] if len(mine) % self.batch_size == 1 and len(mine) > 1 else mine
+            return [(self.epoch, index, 0) for index in mine]
+        wanted = self.steps * self.batch_size * world
+        rounds = [rng.permutation(self.length).tolist() for _ in range(-(-wanted // self.length))]
+        keys = [(self.epoch, index, turn) for turn, order in enumerate(rounds) for index in order]
+        return keys[:wanted][rank::world]
 
     def __len__(self) -> int:
-        return len(self._indices())
+        return len(self._keys()) if self.steps is None else self.steps * self.batch_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(self.epoch, index) for index in self._indices()])
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys())
+
+
+class OrderedSampler(Sampler[Key]):
+    """Each rank's keys of an evaluation: whole images in order, tile after tile, without padding."""
+
+    def __init__(self, length: int, tiles: int = 1) -> None:
+        self.length, self.tiles = length, tiles
+
+    def __len__(self) -> int:
+        rank, world = _rank_and_world()
+        return len(range(rank, self.length, world)) * self.tiles
+
+    def __iter__(self) -> Iterator[Key]:
+        rank, world = _rank_and_world()
+        return ((0, index, tile) for index in range(rank, self.length, world) for tile in range(self.tiles))
+
+
+def _rank_and_world() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -95,32 +157,36 @@ class DefectDataModule(LightningDataModule):
         super().__init__()
         self.plan, self.seed = plan, seed
         load = plan.load
-        self.store = ImageStore(plan.dataset.root, load.image_size, load.resize, load.max_value)
+        self.full_size = plan.full_size
+        self.store = ImageStore(plan.dataset.root, self.full_size, load.resize, load.max_value)
+        self.tiling = Tiling(load.image_size, load.tile_overlap)
 
     def prepare(self, *, progress: bool = False) -> None:
-        """Decode and cache every image of the split, so that a bad file is named before training."""
-        records = {(r.path, r.mask): r for records in self.plan.split.lists.values() for r in records}
+        """Decode and cache every image that this run uses, so that a bad file is named before training."""
+        records = {(r.path, r.mask): r for records in self.plan.used.values() for r in records}
         self.store.prepare(list(records.values()), progress=progress)
 
-    def loader(self, name: str, *, train: bool = False) -> DataLoader[Batch]:
-        """The list `name` of the split as batches: shuffled and augmented for training, else in order."""
-        load = self.plan.load
-        records = self.plan.split.lists[name]
-        augment = Augmentation(flip=load.flip) if train else None
-        workers = load.num_workers if load.num_workers is not None else _default_workers()
-        return DataLoader(
-            SplitDataset(records, self.store, augment, self.seed),  # type: ignore[arg-type]  # collated to Batch
-            batch_size=load.batch_size,
-            sampler=EpochSampler(len(records), load.batch_size, shuffle=train, seed=self.seed),
-            collate_fn=collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def loader(self, name: str) -> DataLoader[Batch]:
+        """The list `name` of the split as batches, in order and unchanged; larger images in tiles."""
+        dataset = self.dataset(name)
+        tiles = len(self.tiling.corners(self.full_size, self.full_size))
+        return self._batches(dataset, OrderedSampler(len(dataset), tiles))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """The normal training images."""
-        return self.loader("train_normal", train=True)
+    def dataset(self, name: str) -> SplitDataset:
+        """The list `name` of the split as samples, unchanged."""
+        return SplitDataset(self.plan.split.lists[name], self.store, None, self.seed, self.tiling)
+
+    def train_dataloader(self) -> DataLoader[Batch] | CombinedLoader:
+        """What the method learns from, shuffled and augmented: one stream of batches, or a dict of them."""
+        streams = {name: self._training(name) for name in self.plan.load.learns_from}
+        if len(streams) == 1:
+            return next(iter(streams.values()))
+        return CombinedLoader(streams, mode="max_size_cycle")
+
+    @property
+    def steps(self) -> int:
+        """Batches in a training epoch."""
+        return max(len(self._training(name)) for name in self.plan.load.learns_from)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Held-out normal images and painted copies of them."""
@@ -129,6 +195,31 @@ class DefectDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test images."""
         return self.loader("test")
+
+    def _training(self, stream: str) -> DataLoader[Batch]:
+        load, records = self.plan.load, self.plan.stream(stream)
+        augment = Augmentation(
+            flip=(load.flip or self.plan.dataset.flips) if load.augment else "none",
+            rotate=load.rotate if load.augment else 0,
+            translate=load.translate if load.augment else 0,
+            crop=load.image_size if self.full_size > load.image_size else None,
+        )
+        dataset = SplitDataset(records, self.store, augment, self.seed, self.tiling, hide_masks=stream != "labelled")
+        sampler = TrainingSampler(len(records), load.batch_size, seed=self.seed, steps=load.steps_per_epoch)
+        return self._batches(dataset, sampler)
+
+    def _batches(self, dataset: SplitDataset, sampler: Sampler[Key]) -> DataLoader[Batch]:
+        load = self.plan.load
+        workers = load.num_workers if load.num_workers is not None else _default_workers()
+        return DataLoader(
+            dataset,  # type: ignore[arg-type]  # collated to Batch
+            batch_size=load.batch_size,
+            sampler=sampler,
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
 
 
 def _default_workers() -> int:

@@ -41,6 +41,14 @@ def defect_type(group: list[Record]) -> str | None:
     return next((record.defect for record in group if record.label), None)
 
 
+def by_type(groups: Groups) -> dict[str, Groups]:
+    """Groups by their defect type, in the order of its name; those without a defect are of the type ''."""
+    types: dict[str, Groups] = defaultdict(list)
+    for group in groups:
+        types[defect_type(group) or ""].append(group)
+    return dict(sorted(types.items()))
+
+
 def shuffled(groups: Groups, rng: np.random.Generator) -> Groups:
     """The groups in random order."""
     return [groups[i] for i in rng.permutation(len(groups))]
@@ -58,12 +66,9 @@ def take(groups: Groups, count: int) -> tuple[Groups, Groups]:
 
 def divide(groups: Groups, share: float, rng: np.random.Generator) -> tuple[Groups, Groups]:
     """Groups at random into (a share of each defect type's, the others); those without a defect count as a type."""
-    types: dict[str, Groups] = defaultdict(list)
-    for group in groups:
-        types[defect_type(group) or ""].append(group)
     first, second = [], []
-    for name in sorted(types):
-        order = shuffled(types[name], rng)
+    for of_type in by_type(groups).values():
+        order = shuffled(of_type, rng)
         count = round_half_up(share * len(order))
         first += order[:count]
         second += order[count:]

@@ -23,6 +23,13 @@ OBJECTS = (
 )
 CATEGORIES = tuple(sorted(TEXTURES + OBJECTS))
 
+# P2 section 3.3 flips "wherever possible" and names no category. Not where a print, a thread or the order of wires
+# would be mirrored; a metal nut's other side is one of its defects. All others allow both.
+FLIPS = {
+    **dict.fromkeys(("cable", "capsule", "metal_nut", "pill", "screw"), "none"),
+    **dict.fromkeys(("toothbrush", "transistor"), "horizontal"),
+}
+
 
 class MVTecAD(DefectDataset):
     """One category of MVTec AD, as its publisher divides it into train and test.
@@ -49,6 +56,16 @@ class MVTecAD(DefectDataset):
                 f"dataset.category={category!r} is no category of MVTec AD. {nearest(category, CATEGORIES)}"
             )
         self.category = category
+
+    @property
+    def flips(self) -> str:
+        """What the category allows, by `FLIPS`."""
+        return FLIPS.get(self.category, "both")
+
+    @property
+    def is_texture(self) -> bool:
+        """Whether the category is one of `TEXTURES`."""
+        return self.category in TEXTURES
 
     def scan(self) -> list[Record]:
         """The category's images; `part` is the publisher's, masks go with the defective images they are named after."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,32 +45,54 @@ def split_normal_only(records: list[Record], options: SplitOptions) -> tuple[dic
     dropped. Test normals come from the other groups.
     """
     if not any(not record.label for record in records):
-        raise DataError("There is no normal image to train on.")
+        raise DataError(
+            "There is no normal image to train on. Add some, or learn from a few labelled defects: "
+            "dataset.protocol=few_labelled, with a method that learns from labels."
+        )
     rng = np.random.default_rng(options.split_seed)
     notes: list[str] = []
-    if records[0].part is not None:
-        draft = _as_published(records, options, rng, notes)
-    elif options.train_count is not None:
-        draft = _train_first(records, options, rng)
-    else:
-        draft = _test_first(records, options, rng)
+    draft = make_draft(records, options, rng, notes)
     if not draft.train:
         raise ConfigError(
             "No normal image is left for training: lower dataset.test_fraction, test_normal_count, val_fraction or "
             "val_count, or add normal images."
         )
+    require_test_normals(draft, options, records)
+    lists = {"train_normal": draft.train, **evaluation_lists(draft, options, rng)}
+    return lists, notes + notes_on(records, lists, draft, options)
+
+
+def make_draft(records: list[Record], options: SplitOptions, rng: np.random.Generator, notes: list[str]) -> Draft:
+    """The sides of the split: the publisher's, or drawn; what is left out by it goes to `notes`."""
+    if records[0].part is not None:
+        return _as_published(records, options, rng, notes)
+    if options.train_count is not None:
+        return _train_first(records, options, rng)
+    return _test_first(records, options, rng)
+
+
+def require_test_normals(draft: Draft, options: SplitOptions, records: list[Record]) -> None:
+    """Check that the test side holds the normal images that the options ask for.
+
+    Raises:
+        ConfigError: if not.
+    """
     wanted, available = draft.test_normals, len(normals(draft.test))
     if wanted is not None and wanted > available:
         beside = f" beside the {round_half_up(options.tuning * 100)}% for tune" if options.tuning else ""
         option = "test_fraction" if options.test_normal_count is None else "test_normal_count"
         raise _too_few(option, wanted, available, f"in groups that do not train{beside}", records)
-    lists = {
-        "train_normal": draft.train,
+
+
+def evaluation_lists(
+    draft: Draft, options: SplitOptions, rng: np.random.Generator, without: Collection[str] = ()
+) -> dict[str, list[Record]]:
+    """The lists `val`, `tune` and `test`; the paths in `without` leave the draw of all others as it would be."""
+    return {
         "val": draft.held_out + painted_copies(draft.held_out),
-        "tune": _side(draft.tune, draft.tune_normals, rng) if options.tuning else [],
-        "test": _side(draft.test, draft.test_normals, rng),
+        "tune": _side(draft.tune, draft.tune_normals, rng, without) if options.tuning else [],
+        "test": _side(draft.test, draft.test_normals, rng, without),
     }
-    return lists, notes + _notes(records, lists, draft, options)
 
 
 def painted_copies(held_out: list[Record]) -> list[Record]:
@@ -155,9 +178,10 @@ def _cut(groups: Groups, options: SplitOptions, records: list[Record]) -> tuple[
     return normals(for_train)[:train_count], normals(for_val)[:val_count], rest
 
 
-def _side(groups: Groups, normal_count: int | None, rng: np.random.Generator) -> list[Record]:
+def _side(groups: Groups, normal_count: int | None, rng: np.random.Generator, without: Collection[str]) -> list[Record]:
     held = normals(groups)
-    return draw(held, len(held) if normal_count is None else normal_count, rng) + defectives(groups)
+    drawn = [record for record in draw(held, len(held), rng) if record.path not in without]
+    return drawn[:normal_count] + [record for record in defectives(groups) if record.path not in without]
 
 
 def _too_few(option: str, asked: int, available: int, where: str, records: list[Record]) -> ConfigError:
@@ -167,17 +191,23 @@ def _too_few(option: str, asked: int, available: int, where: str, records: list[
     )
 
 
-def _notes(records: list[Record], lists: dict[str, list[Record]], draft: Draft, options: SplitOptions) -> list[str]:
-    """What a person should know of the lists."""
+def notes_on(
+    records: list[Record],
+    lists: dict[str, list[Record]],
+    draft: Draft,
+    options: SplitOptions,
+    without: Collection[str] = (),
+) -> list[str]:
+    """What a person should know of the lists; of the paths in `without`, another note tells."""
     notes = []
-    used = {record.path for drawn in lists.values() for record in drawn}
+    used = {record.path for drawn in lists.values() for record in drawn} | set(without)
     unused = sum(record.path not in used for record in normals([records]))
     if unused:
         notes.append(
             f"{unused} of {len(normals([records]))} normal images are in no list: not asked for, or of a cut part."
         )
-    if options.tuning and draft.tune_normals is not None:
-        got = len(normals([lists["tune"]]))
-        if got < draft.tune_normals:
-            notes.append(f"tune has {got} normal images instead of {draft.tune_normals}: there are no more.")
+    for name, wanted in (("tune", draft.tune_normals if options.tuning else None), ("test", draft.test_normals)):
+        got = len(normals([lists[name]]))
+        if wanted is not None and got < wanted:
+            notes.append(f"{name} has {got} normal images instead of {wanted}: there are no more.")
     return notes

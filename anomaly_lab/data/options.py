@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anomaly_lab.data.transforms import RESIZE_POLICIES
+from anomaly_lab.data.transforms import FLIPS, RESIZE_POLICIES
 from anomaly_lab.errors import ConfigError, require
 
 SPLITS = ("by_group", "by_tile", "random")
+STREAMS = ("unlabelled", "labelled", "all")
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class SplitOptions:
     """How records are drawn into lists.
 
     Attributes:
-        protocol: which lists there are, and from what: `normal_only` (the DPAE paper).
+        protocol: which lists there are, and from what: `normal_only` (the DPAE paper) or `few_labelled` (the AE+UNet
+            paper).
         split: `by_group` keeps a physical part on one side (`by_tile` means the same); `random` draws image by
             image, as the papers do.
         split_seed: of the draw, apart from the training seed.
@@ -25,6 +27,11 @@ class SplitOptions:
         val_fraction: where val_count is None, the share of the normal training images cut from them as held-out.
         test_fraction: the share of the normal images to test, where neither publisher nor count says.
         tuning: the share of the test groups, of each defect type, that goes to `tune`.
+        labelled_per_type: under `few_labelled`, the labelled images of each defect type, and the normal ones.
+        unlabelled_per_type: under `few_labelled`, the images of each type that join the unlabelled ones; None means
+            two where the publisher divides the dataset (P2 Table 1), and none elsewhere.
+        label_reserve: under `few_labelled`, the parts of each type that are kept out of the test for labels, so that
+            it is the same for fewer labels; None means as many as are labelled (P2 Table 1).
     """
 
     protocol: str = "normal_only"
@@ -36,11 +43,16 @@ class SplitOptions:
     val_fraction: float = 0.0
     test_fraction: float = 0.2
     tuning: float = 0.0
+    labelled_per_type: int = 1
+    unlabelled_per_type: int | None = None
+    label_reserve: int | None = None
 
     def __post_init__(self) -> None:
         require("dataset.split", self.split, SPLITS)
         _require_whole("split_seed", self.split_seed, 0)
-        for name, least in (("train_count", 1), ("val_count", 0), ("test_normal_count", 0)):
+        _require_whole("labelled_per_type", self.labelled_per_type, 1)
+        counts = {"train_count": 1, "val_count": 0, "test_normal_count": 0}
+        for name, least in {**counts, "unlabelled_per_type": 0, "label_reserve": 1}.items():
             if getattr(self, name) is not None:
                 _require_whole(name, getattr(self, name), least)
         for name in ("val_fraction", "test_fraction", "tuning"):
@@ -59,26 +71,55 @@ class LoadOptions:
     """How the images of a split become batches.
 
     Attributes:
-        image_size: side of the square every image is brought to, in pixels.
+        learns_from: the streams of training batches, each a list of the split: `unlabelled` (under `normal_only`
+            the normal training images), `labelled`, or `all` of both in one stream.
+        image_size: side of the squares that the network sees, in pixels.
+        full_size: side of the square every image is brought to first. A larger one than `image_size` is cropped
+            at random in training, and tested in tiles; None: `DataPlan.full_size`.
+        tile_overlap: pixels that neighbouring tiles share at least, in testing.
         resize: `squash` (as the papers), `pad` or `crop`.
         max_value: white of 16-bit images, such as 4095 for 12 bits in 16.
-        flip: random horizontal and vertical flips in training.
+        augment: whether training images are changed at random at all (P2 Table 4).
+        flip: random flips in training: `none`, `horizontal` (left and right change places), `vertical` or `both`;
+            None means what the dataset's parts allow.
+        rotate: random rotation in training, up to so many degrees to either side.
+        translate: random shift in training, up to this share of the side in either direction.
+        steps_per_epoch: batches in an epoch, drawn in as many rounds as it takes; None: each image once.
         num_workers: loader processes; None means none on a CPU (reading the cache takes no time beside
             training there) and up to 8 beside a GPU.
     """
 
+    learns_from: tuple[str, ...] = ("unlabelled",)
     image_size: int = 224
+    full_size: int | None = None
+    tile_overlap: int = 0
     resize: str = "squash"
     max_value: int | None = None
-    flip: bool = True
+    augment: bool = True
+    flip: str | None = None
+    rotate: float = 0.0
+    translate: float = 0.0
     batch_size: int = 8
+    steps_per_epoch: int | None = None
     num_workers: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "learns_from", tuple(self.learns_from))  # a list, as YAML has it
+        for stream in self.learns_from:
+            require("dataset.learns_from", stream, STREAMS)
         require("dataset.resize", self.resize, RESIZE_POLICIES)
-        for name, least in (("max_value", 1), ("num_workers", 0)):
+        require("dataset.flip", self.flip or "none", FLIPS)
+        limits = {"max_value": 1, "num_workers": 0, "steps_per_epoch": 1, "full_size": self.image_size}
+        for name, least in limits.items():
             if getattr(self, name) is not None:
                 _require_whole(name, getattr(self, name), least)
+        _require_whole("tile_overlap", self.tile_overlap, 0)
+        if self.tile_overlap >= self.image_size:
+            raise ConfigError(f"dataset.tile_overlap={self.tile_overlap} has to be less than dataset.image_size.")
+        for name, most in (("rotate", 180), ("translate", 0.5)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+                raise ConfigError(f"dataset.{name}={value!r} has to be a number from 0 to {most}.")
 
 
 def _require_whole(name: str, value: object, least: int) -> None:

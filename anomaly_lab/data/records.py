@@ -56,6 +56,16 @@ class DefectDataset(ABC):
         self._given_root = root
 
     @property
+    def flips(self) -> str:
+        """The random flips after which an image is still one of its kind: none, horizontal, vertical or both."""
+        return "both"
+
+    @property
+    def is_texture(self) -> bool:
+        """Whether any part of an image looks like any other."""
+        return False
+
+    @property
     def root(self) -> Path:
         """The dataset's own folder: the one given, or the one found below $ANOMALY_LAB_DATA.
 

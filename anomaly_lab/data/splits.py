@@ -9,19 +9,21 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import PurePosixPath
 from typing import Any, cast
 
+from anomaly_lab.data.few_labelled import split_few_labelled
 from anomaly_lab.data.normal_only import split_normal_only
 from anomaly_lab.data.options import SplitOptions
 from anomaly_lab.data.painting import KINDS
 from anomaly_lab.data.records import Record
 from anomaly_lab.errors import ConfigError, DataError, nearest, require
 
-PROTOCOLS = {"normal_only": split_normal_only}
+PROTOCOLS = {"normal_only": split_normal_only, "few_labelled": split_few_labelled}
 LISTS = ("train_normal", "unlabelled", "labelled", "val", "tune", "test")
+MAY_SHARE = ("unlabelled", "labelled")  # both train: an image may be in the two of them
 
 
 @dataclass(frozen=True)
 class Split:
-    """Named lists of records: `train_normal`, `val`, `tune` and `test`, each sorted by path, some perhaps empty.
+    """Named lists of records (`LISTS`, those of the protocol), each sorted by path, some perhaps empty.
 
     Attributes:
         notes: sentences for a person, on what the split could not do or left out.
@@ -86,7 +88,7 @@ def make_split(records: list[Record], options: SplitOptions) -> Split:
     """Draw a dataset's records into lists; equal for equal records and options, in whatever order they come.
 
     Raises:
-        ConfigError: if there are fewer images than an option asks for.
+        ConfigError: if there are fewer images than an option asks for, or none that could be labelled.
         DataError: if there is no normal image, or the publisher's division is incomplete.
     """
     require("dataset.protocol", options.protocol, PROTOCOLS)
@@ -102,13 +104,17 @@ def make_split(records: list[Record], options: SplitOptions) -> Split:
 
 
 def overlap(lists: Mapping[str, Iterable[Record]], keeps_parts: bool) -> str:
-    """What stands on two sides, in words: an image, or with `keeps_parts` a physical part; empty if nothing does."""
+    """What stands on two sides, in words: an image, or with `keeps_parts` a physical part; empty if nothing does.
+
+    Each list is a side, but for `MAY_SHARE`, which are one.
+    """
     seen: dict[str, str] = {}
     for name, records in lists.items():
         for record in records:
             key = record.part_of if keeps_parts else record.path
-            if seen.setdefault(key, name) != name:
-                return f"{key!r} is in {seen[key]} and in {name}"
+            first = seen.setdefault(key, name)
+            if first != name and not {first, name} <= set(MAY_SHARE):
+                return f"{key!r} is in {first} and in {name}"
     return ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from anomaly_lab.types import IGNORE
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 RESIZE_POLICIES = ("squash", "pad", "crop")
+FLIPS = ("none", "horizontal", "vertical", "both")
 
 Array = npt.NDArray[np.uint8]
 
@@ -65,24 +67,40 @@ def _pad(image: Array, mask: Array, size: int) -> tuple[Array, Array]:
 
 
 class Augmentation:
-    """Random changes to an image and its mask together, for training.
+    """Random changes to an image and its mask together, for training; with nothing asked for, they pass unchanged.
 
-    `flip` mirrors left-right and top-bottom, each with probability 1/2 (P1, section 4.2). With
-    nothing asked for, images pass unchanged.
+    Args:
+        flip: which sides change places, each with probability 1/2: `none`, `horizontal` (left and right),
+            `vertical`, or `both` (P1 section 4.2).
+        rotate: degrees to either side, and
+        translate: share of the side in either direction, of a random rigid motion (P2 Eq. 7). What comes in at the
+            border is the image mirrored, and IGNORE in the mask: no loss counts it.
+        crop: side of a random square that is cut out last, in pixels (P2 section 3.3: of textures).
     """
 
-    def __init__(self, flip: bool) -> None:
+    def __init__(
+        self, flip: str = "none", rotate: float = 0.0, translate: float = 0.0, crop: int | None = None
+    ) -> None:
         self._compose: Any = None
-        if flip:
-            from albumentations import Compose, HorizontalFlip, VerticalFlip
+        if flip == "none" and not rotate and not translate and crop is None:
+            return
+        from albumentations import Compose, HorizontalFlip, RandomCrop, VerticalFlip
 
-            self._compose = Compose([HorizontalFlip(p=0.5), VerticalFlip(p=0.5)])
+        steps: list[Any] = []
+        if rotate or translate:
+            from anomaly_lab.data.rigid import RigidMotion
 
-    def __call__(self, image: Array, mask: Array, *, seed: int, epoch: int, index: int) -> tuple[Array, Array]:
-        """Augment image (H, W, 3) and mask (H, W) as (seed, epoch, index) say, in whatever process or order."""
+            steps.append(RigidMotion(rotate, translate))
+        steps += [HorizontalFlip(p=0.5)] if flip in ("horizontal", "both") else []
+        steps += [VerticalFlip(p=0.5)] if flip in ("vertical", "both") else []
+        steps += [RandomCrop(crop, crop)] if crop is not None else []
+        self._compose = Compose(steps)
+
+    def __call__(self, image: Array, mask: Array, *, key: Sequence[int]) -> tuple[Array, Array]:
+        """Augment image (H, W, 3) and mask (H, W) as the key says, in whatever process or order."""
         if self._compose is None:
             return image, mask
-        mixed = np.random.SeedSequence((seed, epoch, index))
+        mixed = np.random.SeedSequence(key)
         # set_random_seed gives each transform a generator of its own from one seed: both flips or none
         self._compose.set_random_state(
             np.random.default_rng(mixed), random.Random(int(mixed.generate_state(1, np.uint64)[0]))

@@ -19,6 +19,10 @@ class ScoreGather(Metric):
 
     An image that several ranks or batches saw, such as one that a sampler repeated to fill the last batch,
     counts once.
+
+    Args:
+        names: of the scores.
+        counts: names of further columns, whole numbers of any size.
     """
 
     full_state_update: bool | None = False
@@ -26,11 +30,12 @@ class ScoreGather(Metric):
     index: list[Tensor] | Tensor
     label: list[Tensor] | Tensor
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], counts: Sequence[str] = ()) -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.names = (*names, *counts)
         self._states = {"index": torch.int64, "label": torch.int64} | {
-            f"score_{position}": torch.float32 for position in range(len(self.names))
+            f"score_{position}": torch.int64 if name in counts else torch.float32
+            for position, name in enumerate(self.names)
         }
         for state in self._states:
             self.add_state(state, [], dist_reduce_fx="cat")

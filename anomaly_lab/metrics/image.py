@@ -28,19 +28,21 @@ def image_metrics(
     val: ScoreTable | None,
     tune: ScoreTable | None = None,
     quantile: float = 0.95,
+    threshold: float | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """All image-level metrics of a run, as (metrics, reasons): plain values, and why a metric is None.
 
-    `threshold` is the `quantile` of the scores of val's normal images, the only labels it sees; an image is
-    called defective where its score is higher. The rates with the suffix `_defect_ratio` flag as many images
-    of test as are defective, those with `_oracle` have the best F1 over all thresholds. Val (normal images
-    against painted copies) and tune get the ranking metrics with the prefix `val_` and `tune_`.
+    The threshold is the `quantile` of the scores of val's normal images, the only labels it sees, unless the method
+    has one of its own; an image is called defective where its score is higher. The rates with the suffix
+    `_defect_ratio` flag as many images of test as are defective, those with `_oracle` have the best F1 over all
+    thresholds. Val (normal images against painted copies) and tune get the ranking metrics with the prefix `val_`
+    and `tune_`.
     `reasons["threshold_trust"]` is there when the threshold stands on fewer than 20 normal images.
     """
-    metrics, reasons = _threshold(val, quantile)
-    threshold: float | None = metrics["threshold"]
+    metrics, reasons = ({"threshold": threshold}, {}) if threshold is not None else _threshold(val, quantile)
+    threshold = metrics["threshold"]
     for table, name in ((test, "test"), (val, "val"), (tune, "tune")):
         if table is not None:
             _merge(metrics, reasons, _ranking(table, name, threshold))

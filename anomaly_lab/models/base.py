@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningModule
 from pydantic import ConfigDict, validate_call
@@ -18,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from anomaly_lab.errors import require
-from anomaly_lab.metrics.gather import ScoreGather
+from anomaly_lab.metrics.evaluation import Evaluation
 from anomaly_lab.types import Batch, Prediction
 
 InputNorm = Literal["none", "per_image"]
@@ -37,7 +36,7 @@ class AnomalyModel(LightningModule, ABC):
     """A method that scores images; a subclass has its networks, its training step and `predict`.
 
     Args:
-        optimizer: partial of an optimizer, called with the parameters.
+        optimizer: partial of an optimizer, called with the parameters that learn; None where none does.
         scheduler: partial of a learning rate schedule, stepped once an epoch, or None.
         input_norm: `per_image` brings each image to zero mean and unit variance before the network,
             which takes exposure and contrast out of what is compared.
@@ -47,12 +46,16 @@ class AnomalyModel(LightningModule, ABC):
     primary_score: str  # the score that counts; a subclass names the method's own
     score_names: ClassVar[tuple[str, ...]]
     latent_names: ClassVar[tuple[str, ...]] = ()
+    fits_once: ClassVar[bool] = False  # one pass over the training images is all
+    has_map: ClassVar[bool] = True
+    pixel_threshold: ClassVar[float | None] = None  # of the anomaly map; None: fitted on labelled images
+    map_is_probability: ClassVar[bool] = False
 
     @checked
     def __init__(
         self,
         *,
-        optimizer: Callable[[Iterable[Parameter]], Optimizer],
+        optimizer: Callable[[Iterable[Parameter]], Optimizer] | None = None,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         input_norm: InputNorm = "none",
         score: str | None = None,
@@ -64,15 +67,17 @@ class AnomalyModel(LightningModule, ABC):
         self._optimizer, self._scheduler, self._input_norm = optimizer, scheduler, input_norm
         self._loss_sums: Tensor | None = None
         self._images = 0
-        self.gather = ScoreGather((*self.score_names, *self.latent_names))
+        self.evaluation = Evaluation(self.score_names, self.latent_names, probability=self.map_is_probability)
 
     @abstractmethod
     def predict(self, image: Tensor) -> Prediction:
         """Score images (B, 3, H, W) in [0, 1]; the module is in eval mode."""
 
     def configure_optimizers(self) -> Any:
-        """The config's optimizer over all parameters, and its schedule."""
-        optimizer = self._optimizer(self.parameters())
+        """The config's optimizer over the parameters that learn, and its schedule."""
+        if self._optimizer is None:
+            return None
+        optimizer = self._optimizer(p for p in self.parameters() if p.requires_grad)
         return optimizer if self._scheduler is None else ([optimizer], [self._scheduler(optimizer)])
 
     def normalise(self, image: Tensor) -> tuple[Tensor, Restore]:
@@ -117,24 +122,20 @@ class AnomalyModel(LightningModule, ABC):
         """Gather the scores of one batch."""
         self._evaluate(batch)
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the epoch before."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # a DefectDataModule
+        self.evaluation.start(data.tiling, data.full_size)
+
     def on_validation_epoch_end(self) -> None:
         """Log how well painted defects are told from the held-out normal images."""
         from sklearn.metrics import roc_auc_score
 
-        _, label, columns = self.gathered()
-        scores = columns[self.primary_score]
+        found = self.evaluation.compute()
+        label, scores = found.label, found.columns[self.primary_score]
         computable = len(np.unique(label)) == 2 and np.isfinite(scores).all()
         auroc = roc_auc_score(label, scores) if computable else float("nan")
         self.log("val_image_auroc", float(auroc), prog_bar=True)
 
-    def gathered(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, npt.NDArray[np.float64]]]:
-        """Index, label and the named columns of all images evaluated since the last call, sorted by index."""
-        gathered = self.gather.compute()
-        self.gather.reset()
-        return gathered
-
     def _evaluate(self, batch: Batch) -> None:
-        prediction = self.predict(batch["image"])
-        columns = {name: prediction.scores[name] for name in self.score_names}
-        columns |= {name: prediction.latents[name] for name in self.latent_names}
-        self.gather.update(batch["index"], batch["label"], columns)
+        self.evaluation.update(batch, self.predict(batch["image"]))

@@ -11,18 +11,17 @@ import numpy.typing as npt
 
 from anomaly_lab.errors import RunError
 from anomaly_lab.metrics.scores import ScoreTable
-from anomaly_lab.reporting.style import DARK, paste, plain, set_heading, sheet
+from anomaly_lab.reporting.style import DARK, Box, outline, paste, plain, set_heading, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Values = npt.NDArray[np.float64]
-Box = tuple[float, float, float, float]  # left, top, width, height in inches
 
 SIDE, GAP = 1.45, 0.07  # of the pictures
 LEFT, TOP, ABOVE = 0.45, 0.4, 1.04  # of all pictures; above the first line; above a line's pictures
-OUTLINE, FRAME = "#F0E442", "#D55E00"
+FRAME = "#D55E00"
 CASES = (  # label, from the highest score down, heading
     (1, True, "Defects with the highest scores"),
     (1, False, "Defects with the lowest scores"),
@@ -82,7 +81,7 @@ def cases_figure(
                     paste(page, rows[name][position], (x, y, SIDE, tall), cmap="magma", vmin=low, vmax=high)
                 box = (x, tops["input"], SIDE, tall)
                 if "mask" in gallery:
-                    _outline(page, gallery["mask"][position] == 1, box)
+                    outline(page, gallery["mask"][position] == 1, box, grow=True)
                 if threshold is not None and scores[row] > threshold:
                     _frame(page, box)
     if maps:
@@ -136,25 +135,6 @@ def _difference_maps(
     low = 0.0 if "reconstruction" in gallery else float(values.min())
     high = float(np.percentile(values, 99.5))
     return maps, (low, high if high > low else low + 1.0)
-
-
-def _outline(page: Axes, defective: npt.NDArray[np.bool_], box: Box) -> None:
-    """A line a little outside the defective pixels, so that thin cracks stay visible; nothing in an empty mask."""
-    from matplotlib.patches import Rectangle
-    from matplotlib.patheffects import withStroke
-    from scipy.ndimage import binary_dilation
-
-    if not defective.any():
-        return
-    grown = binary_dilation(defective, iterations=max(1, min(defective.shape) // 50))
-    inside = np.pad(grown.astype(np.float32), 1)  # a border of zeros closes lines at the image's edge
-    left, top, width, height = box
-    down, across = ((np.arange(-1, size + 1) + 0.5) / size for size in defective.shape)
-    line = page.contour(
-        left + across * width, top + down * height, inside, levels=[0.5], colors=OUTLINE, linewidths=1.1
-    )
-    line.set(path_effects=[withStroke(linewidth=2.2, foreground="black")])
-    line.set_clip_path(Rectangle((left, top), width, height, transform=page.transData))
 
 
 def _frame(page: Axes, box: Box) -> None:

@@ -19,6 +19,7 @@ from anomaly_lab.errors import RunError
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting.cases import cases_figure
 from anomaly_lab.reporting.histogram import score_figure
+from anomaly_lab.reporting.segmentations import segmentation_figure
 from anomaly_lab.reporting.style import COLOURS, DPI, GREY, panels, paste, plain, set_heading, sheet
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ LOG_RATIO = 10  # of the largest to the smallest loss: from here on a loss is dr
 def draw_all(run_dir: Path, metrics: Mapping[str, Any] | None = None, title: str | None = None) -> list[Path]:
     """Draw what a run directory allows into its figures/, and say which files were written.
 
-    roc.png needs both classes in scores.csv, cases.png a gallery, curves.png a curves.csv. `metrics` are those of
+    roc.png needs both classes in scores.csv, cases.png a gallery, segmentations.png one with maps of defects whose
+    pixels were counted, curves.png a curves.csv. `metrics` are those of
     metrics.json unless given; the title comes from the directory's place, `<dataset>/<model>/<hash8>-s<seed>`.
 
     Raises:
@@ -56,6 +58,8 @@ def draw_all(run_dir: Path, metrics: Mapping[str, Any] | None = None, title: str
         figures["scores"] = score_figure(table, metrics, title)
     if len(gallery.get("index", ())):
         figures["cases"] = cases_figure(gallery, table, metrics, title)
+        if (segmented := segmentation_figure(gallery, table, metrics, title)) is not None:
+            figures["segmentations"] = segmented
     if curves:
         figures["curves"] = curves_figure(curves, title)
 

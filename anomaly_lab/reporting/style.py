@@ -20,6 +20,9 @@ DPI = 120
 # Okabe and Ito's colours, told apart by colour-blind readers; without the yellow, which fades in print.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY, DARK = "0.78", "0.3"
+OUTLINE = "#F0E442"
+
+Box = tuple[float, float, float, float]  # left, top, width, height in inches
 
 
 def sheet(width: float, height: float) -> tuple[Figure, Axes]:
@@ -35,12 +38,35 @@ def sheet(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, page
 
 
-def paste(page: Axes, picture: npt.NDArray[Any], box: tuple[float, float, float, float], **look: Any) -> None:
+def paste(page: Axes, picture: npt.NDArray[Any], box: Box, **look: Any) -> None:
     """Draw a picture, (H, W) or (H, W, 3), over a box (left, top, width, height) of a sheet."""
     left, top, width, height = box
     # smoothing a picture shown much larger than it is would hide a decoder's checkerboard
     smoothing = "nearest" if 2 * picture.shape[1] <= DPI * width else "auto"
     page.imshow(picture, extent=(left, left + width, top + height, top), aspect="auto", interpolation=smoothing, **look)
+
+
+def outline(page: Axes, region: npt.NDArray[np.bool_], box: Box, *, grow: bool = False) -> None:
+    """Draw the line around a region (H, W) of a picture pasted over the box; nothing around an empty one.
+
+    With `grow` the line runs a little outside of the region, so that thin cracks stay visible.
+    """
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+    from scipy.ndimage import binary_dilation
+
+    if not region.any():
+        return
+    if grow:
+        region = binary_dilation(region, iterations=max(1, min(region.shape) // 50))
+    inside = np.pad(region.astype(np.float32), 1)  # a border of zeros closes lines at the image's edge
+    left, top, width, height = box
+    down, across = ((np.arange(-1, size + 1) + 0.5) / size for size in region.shape)
+    line = page.contour(
+        left + across * width, top + down * height, inside, levels=[0.5], colors=OUTLINE, linewidths=1.1
+    )
+    line.set(path_effects=[withStroke(linewidth=2.2, foreground="black")])
+    line.set_clip_path(Rectangle((left, top), width, height, transform=page.transData))
 
 
 def panels(

@@ -23,6 +23,15 @@ THRESHOLDS = {  # the suffix of the metric names -> what the column is called, a
     "_defect_ratio": "defect_ratio\n(needs labels)",
     "_oracle": "oracle\n(best F1)",
 }
+PIXELS = {  # the metric -> what its row is called
+    "pixel_iou_defect": "IoU of defects",
+    "pixel_miou": "IoU, mean of defect and background",
+    "train_pixel_miou": "  the same on the labelled images",
+    "pixel_mae": "wrong pixels an image",
+    "pixel_auroc": "AUROC",
+    "pixel_aupro": "AUPRO, to FPR 0.3",
+    "pixel_threshold": "threshold of the map",
+}
 OTHER_SETS = {"val_image_auroc": "AUROC on val (painted)", "tune_image_auroc": "AUROC on tune"}
 FLOORS = {"floor_knn_auroc": "thumbnail", "floor_pca_auroc": "PCA"}
 FLOOR_TEXTS = {"floor_knn_auroc": "nearest thumbnail", "floor_pca_auroc": "PCA residual"}
@@ -67,7 +76,7 @@ def result_table(metrics: Mapping[str, Any], reasons: Mapping[str, str], title: 
     parts: list[RenderableType] = []
     if title:
         parts += [Text(title, style="bold"), Text()]
-    parts += [_ranking(metrics), *_at_thresholds(metrics)]
+    parts += [_ranking(metrics), *_at_thresholds(metrics), *_pixels(metrics)]
     if metrics.get("per_defect"):
         parts += [Text(), _per_defect(metrics["per_defect"])]
     if trust := reasons.get(TRUST):
@@ -161,7 +170,8 @@ def _at_thresholds(metrics: Mapping[str, Any]) -> list[RenderableType]:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
         table.add_column("threshold", no_wrap=True)
         for suffix in suffixes:
-            table.add_column(THRESHOLDS[suffix], justify="right", no_wrap=True)
+            own = suffix == "" and "threshold_normals" not in metrics
+            table.add_column("the method's\n(to deploy)" if own else THRESHOLDS[suffix], justify="right", no_wrap=True)
         for rate in [rate for rate in RATES if any(rate == other for other, _ in known)]:
             values = [known.get((rate, suffix)) for suffix in suffixes]
             marks = ["! " if rate == "f1" and _below(value, floor) else "" for value in values]
@@ -169,12 +179,34 @@ def _at_thresholds(metrics: Mapping[str, Any]) -> list[RenderableType]:
             table.add_row(Text(RATES[rate]), *cells)
         parts.append(table)
     if metrics.get("threshold") is not None:
-        parts.append(Text(f"val_quantile calls an image defective when its score is above {_threshold(metrics)}"))
+        rule = "val_quantile" if "threshold_normals" in metrics else "the method"
+        parts.append(Text(f"{rule} calls an image defective when its score is above {_threshold(metrics)}"))
     if floor is not None:
         f1 = [metrics.get(f"image_f1{suffix}") for suffix in THRESHOLDS]
         mark = "! below the floor: " if any(_below(value, floor) for value in f1) else "floor: "
         parts.append(Text(f"{mark}calling every image defective has F1 {floor:.3f}"))
     return parts if len(parts) > 1 else []
+
+
+def _pixels(metrics: Mapping[str, Any]) -> list[RenderableType]:
+    """The pixel metrics at the method's threshold, and at the one that is best on the test set."""
+    if all(metrics.get(name) is None for name in ("pixel_auroc", "pixel_miou", "pixel_mae")):
+        return []
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
+    table.add_column("pixels", no_wrap=True)
+    for heading in ("threshold\n(to deploy)", "oracle\n(TPR - FPR)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, text in PIXELS.items():
+        found, oracle = metrics.get(name), metrics.get(f"{name}_oracle")
+        if found is not None or oracle is not None:
+            style = "{:.0f}" if name == "pixel_mae" else "{:.4g}" if name == "pixel_threshold" else "{:.3f}"
+            cells = [MISSING if value is None else style.format(value) for value in (found, oracle)]
+            table.add_row(text, *(cells if f"{name}_oracle" in metrics else [cells[0], ""]))
+    parts: list[RenderableType] = [Text(), table]
+    if areas := metrics.get("pixel_recall_by_area"):
+        found_of = [f"{area}: {row['found']} of {row['count']}" for area, row in areas.items() if row["count"]]
+        parts.append(Text(f"defects found, by their area in pixels: {', '.join(found_of)}"))
+    return parts
 
 
 def _per_defect(per_defect: Mapping[str, Mapping[str, Any]]) -> Table:

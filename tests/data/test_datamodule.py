@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from anomaly_lab.config import compose
-from anomaly_lab.data.datamodule import DefectDataModule, EpochSampler
+from anomaly_lab.data.datamodule import DefectDataModule, OrderedSampler, TrainingSampler
 from anomaly_lab.data.plan import make_plan
+from anomaly_lab.errors import ConfigError
 
 
 @pytest.fixture
@@ -83,11 +84,11 @@ def test_persistent_workers_see_each_epochs_number(data):
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 17])
 def test_no_training_batch_has_a_single_image_unless_there_is_only_one(length):
-    drawn = list(EpochSampler(length, 8, shuffle=True, seed=0))
-    assert len(drawn) == len(EpochSampler(length, 8, shuffle=True, seed=0))
+    drawn = list(TrainingSampler(length, 8, seed=0))
+    assert len(drawn) == len(TrainingSampler(length, 8, seed=0))
     assert length == 1 or len(drawn) % 8 != 1
     assert len(drawn) >= length - 1
-    assert len({index for _, index in drawn}) == len(drawn)
+    assert len({index for _, index, _ in drawn}) == len(drawn)
 
 
 def test_several_ranks_share_evaluation_without_repeats(monkeypatch):
@@ -96,14 +97,79 @@ def test_several_ranks_share_evaluation_without_repeats(monkeypatch):
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
     for rank in range(3):
         monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
-        shares += [index for _, index in EpochSampler(10, 4, shuffle=False, seed=0)]
-    assert sorted(shares) == list(range(10))
+        shares += [key[1:] for key in OrderedSampler(10, tiles=2)]
+    assert sorted(shares) == [(index, tile) for index in range(10) for tile in range(2)]
 
 
 def test_collating_does_not_change_a_pixel(data):
-    module = data(flip=False)
+    module = data()
     loader = module.test_dataloader()
-    sample = loader.dataset[0, 5]
+    sample = loader.dataset[0, 5, 0]
     batch = next(batch for batch in loader if 5 in batch["index"])
     row = batch["image"][batch["index"].tolist().index(5)]
     np.testing.assert_array_equal((row * 255).round().byte().permute(1, 2, 0).numpy(), sample["image"])
+
+
+@pytest.mark.parametrize("length", [1, 3, 5, 40])
+def test_steps_per_epoch_are_kept_whatever_the_number_of_images(length):
+    sampler = TrainingSampler(length, 4, seed=0, steps=6)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == 24
+    assert len(set(drawn)) == 24, "an image that comes again has another key, so another augmentation"
+    counts = np.bincount([index for _, index, _ in drawn], minlength=length)
+    assert counts.max() - counts.min() <= 1
+    sampler.set_epoch(1)
+    assert list(sampler) != drawn
+
+
+def test_ranks_share_the_steps_of_an_epoch(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
+        shares.append(list(TrainingSampler(5, 4, seed=0, steps=3)))
+    assert [len(share) for share in shares] == [12, 12]
+    assert not set(shares[0]) & set(shares[1])
+
+
+def test_a_larger_image_is_cropped_to_train_and_tested_in_tiles(data):
+    module = data(full_size=48, tile_overlap=8)
+    train = next(iter(module.train_dataloader()))
+    assert train["image"].shape == (4, 3, 32, 32)
+    batches = list(module.test_dataloader())
+    index, tile = (torch.cat([b[key] for b in batches]).tolist() for key in ("index", "tile"))
+    length = len(module.plan.split.lists["test"])
+    assert list(zip(index, tile, strict=True)) == [(i, t) for i in range(length) for t in range(4)]
+    whole, _ = module.dataset("test").whole(0)
+    assert whole.shape == (48, 48, 3)
+    last = batches[0]["image"][3].permute(1, 2, 0).mul(255).round().byte().numpy()
+    np.testing.assert_array_equal(last, whole[16:, 16:])
+
+
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")  # Lightning's, see trainer.py
+def test_the_pool_keeps_its_masks_to_itself(data):
+    options = {"protocol": "few_labelled", "label_reserve": 2}
+    two = data(learns_from=["labelled", "unlabelled"], steps_per_epoch=3, **options)
+    assert two.steps == 3
+    batches = [batch for batch, _, _ in two.train_dataloader()]
+    assert len(batches) == 3
+    for batch in batches:
+        assert batch.keys() == {"labelled", "unlabelled"}
+        assert (batch["unlabelled"]["mask"] == 255).all()
+        assert (batch["labelled"]["mask"] != 255).any()
+
+
+def test_a_method_that_wants_labels_says_where_they_are(data):
+    with pytest.raises(ConfigError, match=r"learns_from=labelled.*normal_only.*few_labelled"):
+        data(learns_from=["labelled"]).train_dataloader()
+
+
+def test_more_labels_leave_the_test_and_the_pool_alone(data):
+    options = {"protocol": "few_labelled", "label_reserve": 3}
+    one, three = (data(labelled_per_type=n, learns_from=["unlabelled"], **options).plan for n in (1, 3))
+    assert len(three.split.lists["labelled"]) > len(one.split.lists["labelled"])
+    for name in ("test", "unlabelled", "val"):
+        assert one.split.lists[name] == three.split.lists[name]
+    assert "unlabelled" in one.used
+    assert "unlabelled" not in data(learns_from=["labelled"], **options).plan.used

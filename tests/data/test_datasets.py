@@ -13,6 +13,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from anomaly_lab.data.apsd import APSD
+from anomaly_lab.data.crackforest import CrackForest
 from anomaly_lab.data.folder import ImageFolder
 from anomaly_lab.data.mt import MagneticTile, tile_groups
 from anomaly_lab.data.mvtec import CATEGORIES, CSD, MVTecAD
@@ -282,7 +283,9 @@ def test_apsd_and_rsd(tmp_path, caplog):
     assert "does not list: bunp" in caplog.text
 
 
-@pytest.mark.parametrize("dataset", [MVTecAD(None, "wood"), CSD(), MagneticTile(), APSD(), RSD(), ImageFolder()])
+@pytest.mark.parametrize(
+    "dataset", [MVTecAD(None, "wood"), CSD(), MagneticTile(), APSD(), RSD(), CrackForest(), ImageFolder()]
+)
 def test_without_a_root_the_error_says_how_to_get_the_data(dataset, monkeypatch):
     monkeypatch.delenv("ANOMALY_LAB_DATA", raising=False)
     with pytest.raises(DataError, match=r"dataset.root=DIR") as raised:
@@ -297,7 +300,7 @@ def test_the_warnings_go_to_the_packages_logger(tmp_path, caplog):
     assert {record.name for record in caplog.records} == {"anomaly_lab"}
 
 
-@pytest.mark.parametrize("name", ["mvtec", "csd", "mt", "apsd", "rsd", "folder"])
+@pytest.mark.parametrize("name", ["mvtec", "csd", "mt", "apsd", "rsd", "crackforest", "folder"])
 def test_shipped_config_composes_and_has_no_stray_key(name, tmp_path):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(f"dataset/{name}", ["+model.protocol=normal_only", "+model.batch_size=8"])
@@ -309,7 +312,8 @@ def test_shipped_config_composes_and_has_no_stray_key(name, tmp_path):
     scanner = set(inspect.signature(dataset_class).parameters)
     split = {field.name for field in fields(SplitOptions)}
     load = {field.name for field in fields(LoadOptions)}
-    assert set(values) == {"_target_", "name"} | scanner | split | load
+    helpers = {"val_fraction_of"} if name == "mvtec" else set()
+    assert set(values) == {"_target_", "name"} | scanner | split | load | helpers
     assert values.name == dataset_class.name == name
     dataset_class(**{key: values[key] for key in scanner} | {"root": tmp_path})
     options = SplitOptions(**{key: values[key] for key in split})
@@ -317,10 +321,13 @@ def test_shipped_config_composes_and_has_no_stray_key(name, tmp_path):
     paper = {"mt": (330, 142, 100), "apsd": (500, 150, None), "rsd": (500, 150, None)}
     assert (options.train_count, options.test_normal_count, options.val_count) == paper.get(name, (None,) * 3)
     assert options.val_fraction == (0.1 if name in ("mvtec", "folder") else 0)
+    assert options.label_reserve == (None if name == "mvtec" else 5)
+    values.protocol = "few_labelled"
+    assert values.val_fraction == (0.1 if name == "folder" else 0)
 
 
 def test_scanning_and_splitting_import_nothing_heavy():
-    modules = ("mvtec", "mt", "apsd", "rsd", "folder", "splits")
+    modules = ("mvtec", "mt", "apsd", "rsd", "crackforest", "folder", "splits")
     code = "".join(f"import anomaly_lab.data.{name}\n" for name in modules) + "import sys; print(*sys.modules)"
     loaded = set(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

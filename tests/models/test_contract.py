@@ -8,12 +8,21 @@ import torch
 from anomaly_lab.config import compose, conf_dir
 from anomaly_lab.fit import build_model
 
-MODELS = sorted(path.stem for path in conf_dir().glob("model/*.yaml"))
+MODELS = sorted(path.stem for path in conf_dir().glob("model/[!_]*.yaml"))
 
 
 def build(name, seed=0):
     torch.manual_seed(seed)
-    return build_model(compose("train", [f"model={name}", "dataset.image_size=32", "model.latent_dim=4"]))
+    overrides = [f"model={name}", "dataset.image_size=32"]
+    config = compose("train", overrides)
+    if config["model"]["latent_dim"] is not None:
+        config = compose("train", [*overrides, "model.latent_dim=4"])
+    if "width" in config["model"]:
+        config["model"]["width"] = 4
+    model = build_model(config)
+    if model.fits_once:  # it has no random weights to start from
+        model.fit(torch.rand(6, 3 * 32 * 32))
+    return model
 
 
 def images(count, seed=0):
@@ -38,6 +47,7 @@ def test_shapes(name, count):
         assert score.isfinite().all()
     if found.anomaly_map is not None:
         assert found.anomaly_map.shape == (count, 1, 32, 32)
+        assert found.anomaly_map.dtype == torch.float32
     if found.reconstruction is not None:
         assert found.reconstruction.shape == (count, 3, 32, 32)
     assert tuple(found.latents) == model.latent_names

@@ -34,6 +34,7 @@ def example_metrics():
         **{f"image_{name}_oracle": 0.95 for name in rates},
         "threshold": 0.0123456,
         "threshold_interval": [0.011, None],
+        "threshold_normals": 100,
         "floor_knn_auroc": 0.65,
         "floor_pca_auroc": 0.59,
         "floor_all_f1": 0.847,

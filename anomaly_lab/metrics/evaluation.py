@@ -1,0 +1,111 @@
+"""What is gathered while a list of images is scored: the scores of each, and the pixels of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from anomaly_lab.data.tiles import Tiling
+from anomaly_lab.metrics.gather import ScoreGather
+from anomaly_lab.metrics.maps import join_tiles
+from anomaly_lab.metrics.pixel import PixelTotals
+from anomaly_lab.metrics.pixel_tally import PixelTally, pixel_counts
+from anomaly_lab.metrics.scores import PIXEL_COUNTS
+from anomaly_lab.types import Batch, Prediction
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """N images, sorted by their row in the split, each once."""
+
+    index: npt.NDArray[np.int64]  # (N,)
+    label: npt.NDArray[np.int64]  # (N,)
+    columns: dict[str, npt.NDArray[np.float64]]  # scores and latents by name, (N,) or (N, d)
+    counts: dict[str, npt.NDArray[np.int64]]  # PIXEL_COUNTS of each image (N,); empty without a threshold
+    pixels: PixelTotals
+
+
+class Evaluation(nn.Module):
+    """Collects predictions over batches, tiles and ranks; the pixels and scores of tiles are those of the whole image.
+
+    Args:
+        scores: names of the scores.
+        latents: names of the latent vectors, which are kept too.
+        probability: whether the anomaly maps are probabilities.
+    """
+
+    def __init__(self, scores: Sequence[str], latents: Sequence[str], *, probability: bool) -> None:
+        super().__init__()
+        self.scores, self.latents = tuple(scores), tuple(latents)
+        self.gather = ScoreGather((*scores, *latents), PIXEL_COUNTS)
+        self.pixels = PixelTally(probability=probability)
+        self.tiling, self.full_size = Tiling(1), 1
+        self._waiting: list[tuple[dict[str, Tensor], Prediction]] = []
+
+    def start(self, tiling: Tiling, full_size: int, threshold: float | None = None) -> None:
+        """Forget what was gathered, and say how images come now: cut by `tiling` from squares of `full_size`."""
+        self.gather.reset()
+        self.pixels.reset()
+        self.pixels.threshold = threshold
+        self.tiling, self.full_size, self._waiting = tiling, full_size, []
+
+    def update(self, batch: Batch, prediction: Prediction) -> None:
+        """Add one batch; the tiles of an image come one after the other."""
+        tiles = len(self.tiling.corners(self.full_size, self.full_size))
+        about = {"index": batch["index"], "label": batch["label"], "mask": batch["mask"]}
+        if tiles == 1:
+            self._add(about, prediction)
+            return
+        for row in range(len(batch["index"])):
+            self._waiting.append(({k: v[row : row + 1] for k, v in about.items()}, _row(prediction, row)))
+            if len(self._waiting) == tiles:
+                rows, predictions = zip(*self._waiting, strict=True)
+                mask = self.tiling.stitch(torch.cat([row["mask"] for row in rows]).float(), *(2 * [self.full_size]))
+                whole = join_tiles(_batch(predictions), self.tiling, self.full_size, self.full_size)
+                self._add(rows[0] | {"mask": mask.byte()}, whole)
+                self._waiting = []
+
+    def compute(self) -> Gathered:
+        """All images since `start`."""
+        index, label, gathered = self.gather.compute()
+        counts = {name: gathered[name].astype(np.int64) for name in PIXEL_COUNTS if self.pixels.threshold is not None}
+        columns = {name: gathered[name] for name in (*self.scores, *self.latents)}
+        return Gathered(index, label, columns, counts, self.pixels.compute())
+
+    def _add(self, about: dict[str, Tensor], prediction: Prediction) -> None:
+        columns = {name: prediction.scores[name] for name in self.scores}
+        columns |= {name: prediction.latents[name] for name in self.latents}
+        counts = torch.zeros(len(about["index"]), len(PIXEL_COUNTS), dtype=torch.int64)
+        if prediction.anomaly_map is not None:
+            self.pixels.update(prediction.anomaly_map, about["mask"])
+            if self.pixels.threshold is not None:
+                counts = pixel_counts(prediction.anomaly_map, about["mask"], self.pixels.threshold)
+        columns |= dict(zip(PIXEL_COUNTS, counts.unbind(1), strict=True))
+        self.gather.update(about["index"], about["label"], columns)
+
+
+def _row(prediction: Prediction, row: int) -> Prediction:
+    def one(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[row : row + 1]
+
+    return Prediction(
+        {name: values[row : row + 1] for name, values in prediction.scores.items()},
+        one(prediction.anomaly_map),
+        None,  # nothing here looks at reconstructions
+        {name: values[row : row + 1] for name, values in prediction.latents.items()},
+    )
+
+
+def _batch(rows: Sequence[Prediction]) -> Prediction:
+    maps = [row.anomaly_map for row in rows if row.anomaly_map is not None]
+    return Prediction(
+        {name: torch.cat([row.scores[name] for row in rows]) for name in rows[0].scores},
+        torch.cat(maps) if maps else None,
+        None,
+        {name: torch.cat([row.latents[name] for row in rows]) for name in rows[0].latents},
+    )

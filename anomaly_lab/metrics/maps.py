@@ -1,0 +1,40 @@
+"""Image scores of an anomaly map, and the prediction for an image from those for its tiles."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from anomaly_lab.data.tiles import Tiling
+from anomaly_lab.types import Prediction
+
+MAP_SCORES = ("max", "top", "mean")
+TOP = 0.01  # the share of the pixels whose mean is the score `top`
+
+
+def map_scores(anomaly_map: Tensor) -> dict[str, Tensor]:
+    """Scores (B,) of maps (B, 1, H, W): the greatest value, the mean of the highest 1% of the pixels, and of all."""
+    pixels = anomaly_map.flatten(1)
+    count = max(1, round(TOP * pixels.shape[1]))
+    return {
+        "max": pixels.amax(1),
+        "top": torch.topk(pixels, count, dim=1).values.mean(1),
+        "mean": pixels.mean(1),
+    }
+
+
+def join_tiles(tiles: Prediction, tiling: Tiling, height: int, width: int) -> Prediction:
+    """The prediction for one image of height x width from that for all its tiles, a batch of T.
+
+    Scores of the map are those of the whole map; of any other score the greatest counts, of a latent vector the mean.
+    """
+    if len(next(iter(tiles.scores.values()))) == 1:
+        return tiles
+    whole = {
+        name: None if tensor is None else tiling.stitch(tensor, height, width)
+        for name, tensor in (("anomaly_map", tiles.anomaly_map), ("reconstruction", tiles.reconstruction))
+    }
+    scores = {name: values.amax(0, keepdim=True) for name, values in tiles.scores.items()}
+    if whole["anomaly_map"] is not None:
+        scores |= {name: value for name, value in map_scores(whole["anomaly_map"]).items() if name in scores}
+    return Prediction(scores, **whole, latents={name: z.mean(0, keepdim=True) for name, z in tiles.latents.items()})

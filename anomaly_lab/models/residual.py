@@ -1,0 +1,31 @@
+"""What a reconstruction leaves out of an image, pixel by pixel."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+Residual = Literal["l1", "l2", "ssim"]
+
+WINDOW = 11  # pixels, of SSIM (Bergmann et al., VISAPP 2019)
+
+
+def residual_map(image: Tensor, reconstruction: Tensor, kind: Residual) -> Tensor:
+    """How far a reconstruction is from its image (B, 3, H, W), pixel by pixel: (B, 1, H, W).
+
+    `l1` is the mean absolute difference over channels (P2 Eq. 3), `l2` that of the squares, `ssim` 1 - SSIM.
+    """
+    if kind == "ssim":
+        return 1 - ssim(image, reconstruction)
+    difference = image - reconstruction
+    return (difference.abs() if kind == "l1" else difference.square()).mean(1, keepdim=True)
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of images in [0, 1], at each pixel and averaged over channels: (B, 1, H, W)."""
+    found = structural_similarity_index_measure(
+        a, b, gaussian_kernel=False, kernel_size=WINDOW, data_range=1.0, reduction="none", return_full_image=True
+    )
+    return found[1].mean(1, keepdim=True)

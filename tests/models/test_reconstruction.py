@@ -1,0 +1,80 @@
+"""The autoencoder and PCA, beside independent computations."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn import decomposition
+
+from anomaly_lab.config import compose
+from anomaly_lab.errors import ConfigError
+from anomaly_lab.fit import build_model
+from anomaly_lab.models.residual import residual_map
+from anomaly_lab.nets.bergmann import BergmannAutoencoder
+
+
+def build(name, *overrides):
+    torch.manual_seed(0)
+    return build_model(compose("train", [f"model={name}", "dataset.image_size=32", "model.latent_dim=5", *overrides]))
+
+
+def test_the_autoencoder_is_bergmann_s_table_1():
+    net = BergmannAutoencoder(128, 100)
+    convolutions = [m for m in net.encoder if isinstance(m, torch.nn.Conv2d)]
+    sizes, image = [], torch.rand(1, 3, 128, 128)
+    for layer in net.encoder:
+        image = layer(image)
+        if isinstance(layer, torch.nn.Conv2d):
+            sizes.append(tuple(image.shape[1:]))
+    assert sizes == [
+        *((32, 64, 64), (32, 32, 32), (32, 32, 32), (64, 16, 16), (64, 16, 16), (128, 8, 8), (64, 8, 8), (32, 8, 8)),
+        (100, 1, 1),
+    ]
+    assert [c.kernel_size[0] for c in convolutions] == [4, 4, 3, 4, 3, 4, 3, 3, 8]
+    reconstruction, z = net(torch.rand(2, 3, 128, 128))
+    assert reconstruction.shape == (2, 3, 128, 128)
+    assert z.shape == (2, 100)
+
+
+def test_losses_are_eq_2_and_one_minus_ssim():
+    batch = {"image": torch.rand(3, 3, 32, 32)}
+    model = build("ae")
+    x_hat, _ = model(batch["image"])
+    by_hand = ((batch["image"] - x_hat) ** 2).sum() / (3 * 32 * 32 * 3)
+    torch.testing.assert_close(model.training_step(batch, 0), by_hand)
+    model = build("ae", "model.loss=ssim")
+    loss = model.training_step(batch, 0)
+    assert 0 < loss < 2
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "ssim"])
+def test_residuals(kind):
+    image = torch.rand(2, 3, 32, 32)
+    assert residual_map(image, image, kind).abs().max() < 1e-5
+    other = image.clone()
+    other[:, :, 10:14, 10:14] += 0.5
+    residual = residual_map(image, other, kind)
+    assert residual.shape == (2, 1, 32, 32)
+    assert residual[:, :, 10:14, 10:14].mean() > 10 * residual[:, :, 25:, 25:].abs().mean()
+    if kind != "ssim":
+        torch.testing.assert_close(residual[:, :, 11, 11], torch.full((2, 1), {"l1": 0.5, "l2": 0.25}[kind]))
+
+
+def test_pca_is_scikit_learn_s():
+    model = build("pca")
+    images = torch.rand(20, 5) @ torch.rand(5, 3 * 32 * 32) / 5 + 0.001 * torch.rand(20, 3 * 32 * 32)
+    model.fit(images)
+    reference = decomposition.PCA(5, svd_solver="full").fit(images.numpy())
+    new = torch.rand(4, 3, 32, 32)
+    flat = new.flatten(1).numpy()
+    expected = reference.inverse_transform(reference.transform(flat)).reshape(4, 3, 32, 32)
+    found = model.eval().predict(new)
+    np.testing.assert_allclose(found.reconstruction, expected, atol=1e-3)  # a randomised solver
+    inside = model.predict(torch.from_numpy(reference.mean_).view(1, 3, 32, 32))
+    assert inside.anomaly_map.abs().max() < 1e-5
+
+
+def test_more_components_than_images_is_an_error():
+    with pytest.raises(ConfigError, match=r"model\.latent_dim=5.*\(4\)"):
+        build("pca").fit(torch.rand(4, 3 * 32 * 32))

@@ -1,0 +1,217 @@
+"""Methods of two stages, and of a few labels, from the command line."""
+
+import csv
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly_lab.cli import main
+from anomaly_lab.runs import Run
+
+TINY = [
+    "dataset=folder",
+    "dataset.image_size=32",
+    "dataset.batch_size=4",
+    "dataset.steps_per_epoch=2",
+    "dataset.test_fraction=0.25",
+    "dataset.val_fraction=0.2",
+    "dataset.label_reserve=3",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "trainer.estimate=false",
+]
+SMALL = {
+    "ae_unet": ["model.width=4", "model.latent_dim=4"],
+    "ae": ["model.latent_dim=4"],
+    "pca": ["model.latent_dim=4"],
+}
+
+
+@pytest.fixture
+def train(pictures, tmp_path):
+    def run(model, *overrides):
+        small = SMALL.get(model, ["model.width=4"])
+        return main(
+            [
+                "train",
+                *TINY,
+                f"model={model}",
+                *small,
+                f"dataset.root={pictures}",
+                f"runs_dir={tmp_path}/runs",
+                *overrides,
+            ]
+        )
+
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    def found(model):
+        return sorted((tmp_path / "runs").glob(f"*/{model}/*-s*"))
+
+    return found
+
+
+def content(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("model", ["unet", "ae", "pca", "pi_model", "mean_teacher"])
+def test_one_command_leaves_pixel_metrics(model, train, runs):
+    assert train(model) == 0
+    (run,) = runs(model)
+    metrics = content(run)["metrics"]
+    wanted = ["pixel_miou", "pixel_iou_defect", "pixel_mae", "pixel_auroc", "pixel_aupro", "train_pixel_miou"]
+    assert all(metrics[name] is not None for name in wanted), {name: metrics[name] for name in wanted}
+    assert content(run)["seconds"]["per_image"] > 0
+    with (run / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    tp, fp, fn, tn = (sum(int(row[name]) for row in rows) for name in ("TP", "FP", "FN", "TN"))
+    assert metrics["pixel_iou_defect"] == pytest.approx(tp / (tp + fp + fn))
+    assert metrics["pixel_miou"] == pytest.approx((tp / (tp + fp + fn) + tn / (tn + fp + fn)) / 2)
+    assert metrics["pixel_mae"] == pytest.approx((fp + fn) / len(rows))
+    assert (run / "figures/segmentations.png").stat().st_size > 0
+
+
+def test_pixel_counts_are_those_of_the_stored_maps(train, runs):
+    assert train("ae", "predictions=all") == 0
+    (run,) = runs("ae")
+    gallery = np.load(run / "predictions/gallery.npz")
+    threshold = content(run)["metrics"]["pixel_threshold"]
+    with (run / "scores.csv").open(newline="") as file:
+        rows = {int(row["index"]): row for row in csv.DictReader(file)}
+    assert sorted(rows) == gallery["index"].tolist()
+    for index, found, mask in zip(gallery["index"], gallery["anomaly_map"], gallery["mask"], strict=True):
+        flagged, truth = found >= np.float32(threshold), mask == 1
+        by_hand = [(flagged & truth).sum(), (flagged & (mask == 0)).sum(), (~flagged & truth).sum()]
+        counted = [int(rows[index][name]) for name in ("TP", "FP", "FN")]
+        assert np.abs(np.subtract(by_hand, counted)).max() <= 1  # convolutions differ by 1e-8 between batch sizes
+
+
+def test_the_threshold_of_a_residual_comes_from_the_labelled_images(train, runs):
+    assert train("ae") == 0
+    (run,) = runs("ae")
+    metrics = content(run)["metrics"]
+    assert (run / "scores-labelled.csv").exists()
+    with (run / "scores-labelled.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    tp, fp, fn, tn = (sum(int(row[name]) for row in rows) for name in ("TP", "FP", "FN", "TN"))
+    assert tp / (tp + fn) - fp / (fp + tn) > 0
+    assert metrics["pixel_threshold"] != metrics["pixel_threshold_oracle"]
+
+
+def test_the_first_stage_is_an_ordinary_run_and_is_found_again(train, runs, caplog):
+    caplog.set_level(logging.INFO, logger="anomaly_lab")
+    assert train("ae_unet") == 0
+    assert "Stage 1 of 2" in caplog.text
+    (first,) = runs("ae")
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file() and path.name != ".lock"}
+    for overrides in (["model.inputs=difference"], ["dataset.labelled_per_type=2"], ["model.width=8"]):
+        caplog.clear()
+        assert train("ae_unet", *overrides) == 0
+        assert f"Stage 1: reusing {first}" in caplog.text
+    assert train("ae") == 0  # the same command for the first stage alone: finished
+    assert runs("ae") == [first]
+    assert len(runs("ae_unet")) == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    weights = torch.load(first / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    inside = torch.load(runs("ae_unet")[0] / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, inside[f"autoencoder.{name}"]) for name, value in weights.items())
+
+
+def test_an_option_of_the_first_stage_makes_another_one(train, runs):
+    assert train("ae_unet", "model.stage1.loss=ssim", "trainer.max_epochs=1") == 0
+    (first,) = runs("ae")
+    assert Run(first).config()["model"]["loss"] == "ssim"
+    assert train("ae", "model.loss=ssim", "trainer.max_epochs=1") == 0
+    assert runs("ae") == [first]
+    assert train("ae_unet", "trainer.max_epochs=1") == 0
+    assert len(runs("ae")) == len(runs("ae_unet")) == 2
+
+
+def test_a_finished_run_needs_no_first_stage(train, runs, caplog):
+    import shutil
+
+    assert train("ae_unet") == 0
+    shutil.rmtree(runs("ae")[0])
+    caplog.set_level(logging.INFO, logger="anomaly_lab")
+    assert train("ae_unet") == 0
+    assert "nothing was trained" in caplog.text
+    assert runs("ae") == []
+    assert main(["evaluate", f"run={runs('ae_unet')[0]}"]) == 0
+
+
+def test_a_sweep_trains_the_first_stage_once(train, runs):
+    assert train("ae_unet", "-m", "model.inputs=image,difference", "seed=0,1", "dataset.split_seed=${seed}") == 0
+    assert len(runs("ae_unet")) == 4
+    assert len(runs("ae")) == 2
+    assert sorted(Run(run).split().options.split_seed for run in runs("ae")) == [0, 1]
+
+
+def test_a_given_first_stage_is_used_or_refused_by_name(train, runs, caplog):
+    assert train("ae", "model.loss=ssim") == 0
+    (first,) = runs("ae")
+    caplog.set_level(logging.INFO, logger="anomaly_lab")
+    assert train("ae_unet", f"model.autoencoder={first}") == 0
+    assert f"Stage 1: reusing {first}" in caplog.text
+    assert runs("ae") == [first]
+    for override, why in (
+        ("dataset.image_size=48", "dataset.image_size=32, here it is 48"),
+        ("dataset.split_seed=5", "parts that are tested here"),
+    ):
+        caplog.clear()
+        assert train("ae_unet", f"model.autoencoder={first}", override) == 1
+        assert why in caplog.text
+        assert str(first) in caplog.text
+    caplog.clear()
+    assert train("ae_unet", f"model.autoencoder={runs('ae_unet')[0]}") == 1
+    assert "is a run of ae_unet" in caplog.text
+    caplog.clear()
+    assert train("ae_unet", "model.autoencoder=/nowhere") == 1
+    assert "/nowhere is no run directory" in caplog.text
+
+
+def test_a_failing_first_stage_is_named(train, runs, caplog):
+    assert train("ae_unet", "model.stage1.optimizer.lr=1e30") == 1
+    assert "Stage 1 failed" in caplog.text
+    assert content(runs("ae_unet")[0])["status"] == "failed"
+    assert content(runs("ae")[0])["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["dataset.labelled_per_type=0"], "labelled_per_type"),
+        (["dataset.protocol=normal_only"], "few_labelled"),
+        (["dataset.image_size=40"], "40 is no multiple of 16"),
+        (["model.width=0"], "model.width=0"),
+        (["dataset.learns_from=[labels]"], "Did you mean 'labelled'"),
+        (["dataset.tile_overlap=32"], "tile_overlap=32"),
+        (["dataset.full_size=16"], "full_size=16"),
+        (["dataset.rotate=200"], "rotate=200"),
+        (["dataset.flip=up"], "flip='up'"),
+    ],
+)
+def test_what_cannot_work_is_named(overrides, why, train, caplog):
+    assert train("unet", *overrides) != 0
+    assert why in caplog.text
+
+
+def test_a_tiled_run_scores_each_image_once(train, runs):
+    assert train("unet", "dataset.full_size=64", "dataset.tile_overlap=8", "predictions=all") == 0
+    (run,) = runs("unet")
+    gallery = np.load(run / "predictions/gallery.npz")
+    assert gallery["image"].shape[1:] == (64, 64, 3)
+    assert gallery["anomaly_map"].shape[1:] == (64, 64)
+    rows = (run / "scores.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(Run(run).split().lists["test"])
+    with (run / "scores.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert sum(int(row[name]) for name in ("TP", "FP", "FN", "TN")) == 64 * 64
+            place = gallery["index"].tolist().index(int(row["index"]))
+            assert float(row["max"]) == pytest.approx(gallery["anomaly_map"][place].max(), rel=1e-4)
