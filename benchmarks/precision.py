@@ -75,7 +75,7 @@ def _auroc(setting: Setting, data: DefectDataModule, name: str) -> float:
         enable_progress_bar=False,
     )
     trainer.fit(model, data.train_dataloader())
-    model.evaluation.start(data.tiling, data.full_size)
+    model.evaluation.start(data.tiling, data.frames("test"))
     trainer.test(model, data.test_dataloader(), verbose=False)
     found = model.evaluation.compute()
     return float(roc_auc_score(found.label, found.columns[model.primary_score]))

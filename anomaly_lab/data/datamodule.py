@@ -22,6 +22,7 @@ from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.data.transforms import Augmentation
 from anomaly_lab.types import IGNORE, Batch, Sample
 
+Array = npt.NDArray[np.uint8]
 Key = tuple[int, int, int]  # epoch, index, and in training the turn, in evaluation the tile
 
 
@@ -48,6 +49,7 @@ class SplitDataset(Dataset[Sample]):
     ) -> None:
         self.records, self.store, self.augment, self.seed = records, store, augment, seed
         self.tiling, self.hide_masks = tiling, hide_masks
+        self._last: tuple[int, tuple[Array, Array]] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -55,7 +57,11 @@ class SplitDataset(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         _, index, turn = key
         record = self.records[index]
-        image, mask = self.whole(index)
+        if self.augment is None and self._last is not None and self._last[0] == index:
+            image, mask = self._last[1]  # its tiles come one after the other
+        else:
+            image, mask = self.whole(index)
+            self._last = index, (image, mask)
         if self.hide_masks:
             mask = np.full_like(mask, IGNORE)
         if self.augment is not None:
@@ -67,7 +73,11 @@ class SplitDataset(Dataset[Sample]):
             image=image, mask=mask, label=record.label, index=index, tile=turn, path=record.path, defect=record.defect
         )
 
-    def whole(self, index: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    def frame(self, index: int) -> tuple[int, int]:
+        """Height and width of `whole(index)`."""
+        return self.store.frame(self.records[index])
+
+    def whole(self, index: int) -> tuple[Array, Array]:
         """Image (H, W, 3) and mask (H, W) number `index`, before they are augmented or cut into tiles."""
         record = self.records[index]
         image, mask = self.store.load(record)
@@ -114,18 +124,23 @@ class TrainingSampler(Sampler[Key]):
 
 
 class OrderedSampler(Sampler[Key]):
-    """Each rank's keys of an evaluation: whole images in order, tile after tile, without padding."""
+    """Each rank's keys of an evaluation: whole images in order, tile after tile, without padding.
 
-    def __init__(self, length: int, tiles: int = 1) -> None:
-        self.length, self.tiles = length, tiles
+    Args:
+        tiles: how many tiles each image has.
+    """
+
+    def __init__(self, tiles: Sequence[int]) -> None:
+        self.tiles = tiles
 
     def __len__(self) -> int:
         rank, world = _rank_and_world()
-        return len(range(rank, self.length, world)) * self.tiles
+        return sum(self.tiles[rank::world])
 
     def __iter__(self) -> Iterator[Key]:
         rank, world = _rank_and_world()
-        return ((0, index, tile) for index in range(rank, self.length, world) for tile in range(self.tiles))
+        mine = range(rank, len(self.tiles), world)
+        return ((0, index, tile) for index in mine for tile in range(self.tiles[index]))
 
 
 def _rank_and_world() -> tuple[int, int]:
@@ -157,8 +172,8 @@ class DefectDataModule(LightningDataModule):
         super().__init__()
         self.plan, self.seed = plan, seed
         load = plan.load
-        self.full_size = plan.full_size
-        self.store = ImageStore(plan.dataset.root, self.full_size, load.resize, load.max_value)
+        side = load.image_size
+        self.store = ImageStore(plan.dataset.root, plan.full_size, load.resize, load.max_value, smallest=side)
         self.tiling = Tiling(load.image_size, load.tile_overlap)
 
     def prepare(self, *, progress: bool = False) -> None:
@@ -168,9 +183,12 @@ class DefectDataModule(LightningDataModule):
 
     def loader(self, name: str) -> DataLoader[Batch]:
         """The list `name` of the split as batches, in order and unchanged; larger images in tiles."""
-        dataset = self.dataset(name)
-        tiles = len(self.tiling.corners(self.full_size, self.full_size))
-        return self._batches(dataset, OrderedSampler(len(dataset), tiles))
+        tiles = [len(self.tiling.corners(*frame)) for frame in self.frames(name)]
+        return self._batches(self.dataset(name), OrderedSampler(tiles))
+
+    def frames(self, name: str) -> list[tuple[int, int]]:
+        """Height and width of each image of a list, before it is cut into tiles."""
+        return [self.store.frame(record) for record in self.plan.split.lists[name]]
 
     def dataset(self, name: str) -> SplitDataset:
         """The list `name` of the split as samples, unchanged."""
@@ -202,7 +220,7 @@ class DefectDataModule(LightningDataModule):
             flip=(load.flip or self.plan.dataset.flips) if load.augment else "none",
             rotate=load.rotate if load.augment else 0,
             translate=load.translate if load.augment else 0,
-            crop=load.image_size if self.full_size > load.image_size else None,
+            crop=load.image_size if self.plan.full_size != load.image_size else None,
         )
         dataset = SplitDataset(records, self.store, augment, self.seed, self.tiling, hide_masks=stream != "labelled")
         sampler = TrainingSampler(len(records), load.batch_size, seed=self.seed, steps=load.steps_per_epoch)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from anomaly_lab.data.transforms import FLIPS, RESIZE_POLICIES
 from anomaly_lab.errors import ConfigError, require
 
 SPLITS = ("by_group", "by_tile", "random")
+NATIVE: Final = "native"
 STREAMS = ("unlabelled", "labelled", "all")
 
 
@@ -74,8 +76,8 @@ class LoadOptions:
         learns_from: the streams of training batches, each a list of the split: `unlabelled` (under `normal_only`
             the normal training images), `labelled`, or `all` of both in one stream.
         image_size: side of the squares that the network sees, in pixels.
-        full_size: side of the square every image is brought to first. A larger one than `image_size` is cropped
-            at random in training, and tested in tiles; None: `DataPlan.full_size`.
+        full_size: side of the square every image is brought to first, or `native` for the image as it is. What is
+            larger than `image_size` is cropped at random in training, and tested in tiles; None: `DataPlan.full_size`.
         tile_overlap: pixels that neighbouring tiles share at least, in testing.
         resize: `squash` (as the papers), `pad` or `crop`.
         max_value: white of 16-bit images, such as 4095 for 12 bits in 16.
@@ -91,7 +93,7 @@ class LoadOptions:
 
     learns_from: tuple[str, ...] = ("unlabelled",)
     image_size: int = 224
-    full_size: int | None = None
+    full_size: int | Literal["native"] | None = None
     tile_overlap: int = 0
     resize: str = "squash"
     max_value: int | None = None
@@ -111,7 +113,7 @@ class LoadOptions:
         require("dataset.flip", self.flip or "none", FLIPS)
         limits = {"max_value": 1, "num_workers": 0, "steps_per_epoch": 1, "full_size": self.image_size}
         for name, least in limits.items():
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, NATIVE):
                 _require_whole(name, getattr(self, name), least)
         _require_whole("tile_overlap", self.tile_overlap, 0)
         if self.tile_overlap >= self.image_size:

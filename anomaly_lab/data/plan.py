@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from anomaly_lab.config import locate
-from anomaly_lab.data.options import LoadOptions, SplitOptions
+from anomaly_lab.data.options import NATIVE, LoadOptions, SplitOptions
 from anomaly_lab.data.records import DefectDataset, Record
 from anomaly_lab.data.splits import Split, make_split
 from anomaly_lab.errors import ConfigError
@@ -29,8 +29,10 @@ class DataPlan:
     load: LoadOptions
 
     @property
-    def full_size(self) -> int:
-        """Side of the square that an image is brought to before it is cropped, or cut into tiles."""
+    def full_size(self) -> int | None:
+        """Side of the square that an image is brought to before it is cropped or cut into tiles; None: as it is."""
+        if self.load.full_size == NATIVE:
+            return None
         quartered = self.dataset.is_texture and self.split.options.protocol == "few_labelled"  # P2 section 3.3
         return self.load.full_size or self.load.image_size * (2 if quartered else 1)
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from anomaly_lab.data.images import read_image, read_mask
 from anomaly_lab.data.records import Record
-from anomaly_lab.data.transforms import RESIZE_POLICIES, resize_pair
+from anomaly_lab.data.transforms import RESIZE_POLICIES, enlarge_pair, resize_pair
 from anomaly_lab.errors import ConfigError, DataError, require
 from anomaly_lab.types import DEFECTIVE, IGNORE
 
@@ -48,6 +48,9 @@ def cache_dir() -> Path:
 class ImageStore:
     """Images and masks of one dataset at one size, decoded once and then read from the cache.
 
+    With the size None they keep their own, at least `smallest` pixels to each side. Such images are large as a rule,
+    and a decoded one takes about as much time to read back as to decode: they are not cached.
+
     An entry is rebuilt when its image or mask has another size or modification time than when it was
     written, or when the entry is damaged. Several processes may fill one cache at once. Where the cache
     cannot be written, images are decoded each time.
@@ -57,27 +60,35 @@ class ImageStore:
     """
 
     def __init__(
-        self, root: Path, size: int, policy: str = "squash", max_value: int | None = None, cache: Path | None = None
+        self,
+        root: Path,
+        size: int | None,
+        policy: str = "squash",
+        max_value: int | None = None,
+        cache: Path | None = None,
+        smallest: int = 1,
     ) -> None:
         require("dataset.resize", policy, RESIZE_POLICIES)
-        if size < 1:
+        if size is not None and size < 1:
             raise ConfigError(f"dataset.image_size={size}: a positive number of pixels is needed.")
         self.root = Path(root).expanduser().resolve()
         self.size = size
         self.policy = policy
         self.max_value = max_value
+        self.smallest = smallest
+        self._frames: dict[str, tuple[int, int]] = {}
         self.cache = Path(cache).absolute() if cache is not None else cache_dir() / "images"
         self._layout = np.dtype(
             [
                 ("crc", "<u4"),  # of all that follows
                 ("stamps", "<i8", (2, 2)),  # (size, mtime_ns) of image and mask
-                ("image", "u1", (size, size, 3)),
-                ("mask", "u1", (size, size)),
+                ("image", "u1", (size or 1, size or 1, 3)),
+                ("mask", "u1", (size or 1, size or 1)),
             ]
         )
 
     def load(self, record: Record) -> tuple[Array, Array]:
-        """The record's image (size, size, 3) and mask (size, size).
+        """The record's image (H, W, 3) and mask (H, W), of `size` where there is one.
 
         The mask is NORMAL for a normal image, and for one that is still to be painted; IGNORE for a
         defective one without a mask or whose mask is empty at this size; IGNORE in the borders of the policy `pad`.
@@ -92,12 +103,24 @@ class ImageStore:
         path = self.cache / (hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40] + ".bin")
         # taken before the files are read: whatever changes them meanwhile makes the entry stale, not wrong
         stamps = np.array([_stamp(image), _stamp(mask) if mask else ABSENT], np.int64)
+        if self.size is None:
+            pair = self._decode(image, mask if stamps[1, 1] != ABSENT[1] else None, defective)
+            self._frames[record.path] = pair[1].shape[0], pair[1].shape[1]
+            return pair
         entry = _read(path, self._layout, stamps)
         if entry is None:
             pair = self._decode(image, mask if stamps[1, 1] != ABSENT[1] else None, defective)
             entry = _entry(self._layout, stamps, *pair)
             _write(path, entry)
         return entry["image"][0], entry["mask"][0]
+
+    def frame(self, record: Record) -> tuple[int, int]:
+        """Height and width of what `load` returns for the record."""
+        if self.size is not None:
+            return self.size, self.size
+        if record.path not in self._frames:
+            self.load(record)
+        return self._frames[record.path]
 
     def prepare(self, records: Iterable[Record], *, progress: bool = False, workers: int = WORKERS) -> None:
         """Bring what is missing into the cache, with `workers` threads.
@@ -134,7 +157,10 @@ class ImageStore:
         pixels = read_image(image, max_value=self.max_value)
         size = pixels.shape[0], pixels.shape[1]
         marked = read_mask(mask, size=size) if mask else np.zeros(size, np.uint8)
-        resized, marks = resize_pair(pixels, marked, self.size, self.policy)
+        if self.size is None:
+            resized, marks = enlarge_pair(pixels, marked, self.smallest)
+        else:
+            resized, marks = resize_pair(pixels, marked, self.size, self.policy)
         if defective and not (marks == DEFECTIVE).any():  # empty in the file, or too small or outside at this size
             marks[:] = IGNORE
         return resized, marks

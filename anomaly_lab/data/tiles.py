@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ class Tiling:
 
     def corners(self, height: int, width: int) -> list[Corner]:
         """The tiles' corners of an image of at least `side` x `side`, row by row, spread evenly."""
-        return [(top, left) for top in self._starts(height) for left in self._starts(width)]
+        return _corners(self.side, self.overlap, height, width)
 
     def cut(self, image: Array, tile: int) -> Array:
         """Tile number `tile` of an image (H, W, ...)."""
@@ -36,7 +37,11 @@ class Tiling:
             count[top : top + self.side, left : left + self.side] += 1
         return total / count
 
-    def _starts(self, length: int) -> list[int]:
-        step = self.side - self.overlap
-        count = max(1, -(-(length - self.overlap) // step))
-        return [round(start) for start in np.linspace(0, length - self.side, count)]
+
+@lru_cache  # asked for at every tile
+def _corners(side: int, overlap: int, height: int, width: int) -> list[Corner]:
+    def starts(length: int) -> list[int]:
+        count = max(1, -(-(length - overlap) // (side - overlap)))
+        return [round(start) for start in np.linspace(0, length - side, count)]
+
+    return [(top, left) for top in starts(height) for left in starts(width)]

@@ -47,6 +47,18 @@ def resize_pair(image: Array, mask: Array, size: int, policy: str) -> tuple[Arra
     raise ConfigError(f"dataset.resize={policy}: unknown; use one of {', '.join(RESIZE_POLICIES)}.")
 
 
+def enlarge_pair(image: Array, mask: Array, smallest: int) -> tuple[Array, Array]:
+    """An image (H, W, 3) and its mask (H, W) with at least `smallest` pixels to each side.
+
+    What is added on the right and below is the image mirrored, and IGNORE in the mask.
+    """
+    height, width = mask.shape
+    around = (0, max(0, smallest - height)), (0, max(0, smallest - width))
+    if not any(map(sum, around)):
+        return image, mask
+    return np.pad(image, (*around, (0, 0)), mode="symmetric"), np.pad(mask, around, constant_values=IGNORE)
+
+
 def _resize(image: Array, mask: Array, height: int, width: int) -> tuple[Array, Array]:
     import cv2
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.metrics.gather import ScoreGather
-from anomaly_lab.metrics.maps import join_tiles
+from anomaly_lab.metrics.maps import batch_of, join_tiles
 from anomaly_lab.metrics.pixel import PixelTotals
 from anomaly_lab.metrics.pixel_tally import PixelTally, pixel_counts
 from anomaly_lab.metrics.scores import PIXEL_COUNTS
@@ -44,30 +44,31 @@ class Evaluation(nn.Module):
         self.scores, self.latents = tuple(scores), tuple(latents)
         self.gather = ScoreGather((*scores, *latents), PIXEL_COUNTS)
         self.pixels = PixelTally(probability=probability)
-        self.tiling, self.full_size = Tiling(1), 1
+        self.tiling: Tiling | None = None
+        self.frames: Sequence[tuple[int, int]] = ()
         self._waiting: list[tuple[dict[str, Tensor], Prediction]] = []
 
-    def start(self, tiling: Tiling, full_size: int, threshold: float | None = None) -> None:
-        """Forget what was gathered, and say how images come now: cut by `tiling` from squares of `full_size`."""
+    def start(self, tiling: Tiling, frames: Sequence[tuple[int, int]], threshold: float | None = None) -> None:
+        """Forget what was gathered, and say how images come now: cut by `tiling` from these heights and widths."""
         self.gather.reset()
         self.pixels.reset()
         self.pixels.threshold = threshold
-        self.tiling, self.full_size, self._waiting = tiling, full_size, []
+        self.tiling, self.frames, self._waiting = tiling, frames, []
 
     def update(self, batch: Batch, prediction: Prediction) -> None:
         """Add one batch; the tiles of an image come one after the other."""
-        tiles = len(self.tiling.corners(self.full_size, self.full_size))
         about = {"index": batch["index"], "label": batch["label"], "mask": batch["mask"]}
-        if tiles == 1:
+        tiling = self.tiling
+        if tiling is None or all(frame == (tiling.side, tiling.side) for frame in self.frames):
             self._add(about, prediction)
             return
-        for row in range(len(batch["index"])):
+        for row, index in enumerate(batch["index"].tolist()):
+            frame = self.frames[index]
             self._waiting.append(({k: v[row : row + 1] for k, v in about.items()}, _row(prediction, row)))
-            if len(self._waiting) == tiles:
+            if len(self._waiting) == len(tiling.corners(*frame)):
                 rows, predictions = zip(*self._waiting, strict=True)
-                mask = self.tiling.stitch(torch.cat([row["mask"] for row in rows]).float(), *(2 * [self.full_size]))
-                whole = join_tiles(_batch(predictions), self.tiling, self.full_size, self.full_size)
-                self._add(rows[0] | {"mask": mask.byte()}, whole)
+                mask = tiling.stitch(torch.cat([row["mask"] for row in rows]).float(), *frame).byte()
+                self._add(rows[0] | {"mask": mask}, join_tiles(batch_of(predictions), tiling, *frame))
                 self._waiting = []
 
     def compute(self) -> Gathered:
@@ -98,14 +99,4 @@ def _row(prediction: Prediction, row: int) -> Prediction:
         one(prediction.anomaly_map),
         None,  # nothing here looks at reconstructions
         {name: values[row : row + 1] for name, values in prediction.latents.items()},
-    )
-
-
-def _batch(rows: Sequence[Prediction]) -> Prediction:
-    maps = [row.anomaly_map for row in rows if row.anomaly_map is not None]
-    return Prediction(
-        {name: torch.cat([row.scores[name] for row in rows]) for name in rows[0].scores},
-        torch.cat(maps) if maps else None,
-        None,
-        {name: torch.cat([row.latents[name] for row in rows]) for name in rows[0].latents},
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,3 +40,18 @@ def join_tiles(tiles: Prediction, tiling: Tiling, height: int, width: int) -> Pr
     if whole["anomaly_map"] is not None:
         scores |= {name: value for name, value in map_scores(whole["anomaly_map"]).items() if name in scores}
     return Prediction(scores, **whole, latents={name: z.mean(0, keepdim=True) for name, z in tiles.latents.items()})
+
+
+def batch_of(parts: Sequence[Prediction]) -> Prediction:
+    """One prediction for the images of several, in order."""
+
+    def joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        known = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(known) if known else None
+
+    return Prediction(
+        {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores},
+        joined([part.anomaly_map for part in parts]),
+        joined([part.reconstruction for part in parts]),
+        {name: torch.cat([part.latents[name] for part in parts]) for name in parts[0].latents},
+    )

@@ -125,7 +125,7 @@ class AnomalyModel(LightningModule, ABC):
     def on_validation_epoch_start(self) -> None:
         """Forget the epoch before."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # a DefectDataModule
-        self.evaluation.start(data.tiling, data.full_size)
+        self.evaluation.start(data.tiling, data.frames("val"))
 
     def on_validation_epoch_end(self) -> None:
         """Log how well painted defects are told from the held-out normal images."""

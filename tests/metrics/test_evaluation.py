@@ -9,6 +9,7 @@ from anomaly_lab.metrics.evaluation import Evaluation
 from anomaly_lab.metrics.maps import TOP, join_tiles, map_scores
 from anomaly_lab.types import Prediction
 
+FRAMES = [(12, 12)] * 5
 NAMES = ("max", "top", "mean", "RLZ")
 
 
@@ -57,9 +58,9 @@ def test_tiles_are_scored_as_the_whole_image(batch_size, overlap):
     maps, masks = whole_images()
     tiling = Tiling(6, overlap)
     whole, tiled = evaluation(), evaluation()
-    whole.start(Tiling(12), 12, threshold=0.7)
+    whole.start(Tiling(12), FRAMES, threshold=0.7)
     whole.update(batch_of([0, 1, 2], masks), prediction(maps, torch.zeros(3)))
-    tiled.start(tiling, 12, threshold=0.7)
+    tiled.start(tiling, FRAMES, threshold=0.7)
     for batch, predicted in in_tiles(maps, masks, tiling, batch_size):
         tiled.update(batch, predicted)
     expected, found = whole.compute(), tiled.compute()
@@ -76,7 +77,7 @@ def test_tiles_are_scored_as_the_whole_image(batch_size, overlap):
 def test_counts_are_numpy_s():
     maps, masks = whole_images(5)
     found = evaluation()
-    found.start(Tiling(12), 12, threshold=0.4)
+    found.start(Tiling(12), FRAMES, threshold=0.4)
     found.update(batch_of(range(5), masks), prediction(maps, torch.zeros(5)))
     flagged, truth, known = maps.numpy() >= 0.4, masks.numpy() == 1, masks.numpy() != 255
     by_hand = {
@@ -92,9 +93,9 @@ def test_counts_are_numpy_s():
 def test_a_new_start_forgets_and_without_a_threshold_nothing_is_counted():
     maps, masks = whole_images()
     found = evaluation()
-    found.start(Tiling(12), 12, threshold=0.4)
+    found.start(Tiling(12), FRAMES, threshold=0.4)
     found.update(batch_of([0, 1, 2], masks), prediction(maps, torch.zeros(3)))
-    found.start(Tiling(12), 12)
+    found.start(Tiling(12), FRAMES)
     found.update(batch_of([4], masks[:1]), prediction(maps[:1], torch.zeros(1)))
     gathered = found.compute()
     assert gathered.index.tolist() == [4]
