@@ -65,7 +65,7 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
         threshold=model.pixel_threshold if model.primary_score in _PIXEL_SCALED else None,
     )
     if model.has_map:
-        for name, prefix in (("val", "val_"), ("labelled", "train_"), ("test", "")):
+        for name, prefix in (("val", "val_"), ("tune", "tune_"), ("labelled", "train_"), ("test", "")):
             if name in found:
                 of_set, why = pixel_metrics(found[name].pixels, where=name, no_threshold=reason)
                 chosen_ones = of_set if name == "test" else [f"pixel_{end}" for end in ("miou", "iou_defect", "auroc")]
