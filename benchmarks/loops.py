@@ -1,4 +1,4 @@
-"""Two trainings of a DPAE that do the same arithmetic: the package's own, and one in plain PyTorch."""
+"""Two trainings that do the same arithmetic: the package's own, and one in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from anomaly_lab.callbacks import History
 from anomaly_lab.config import Config, as_partial
 from anomaly_lab.fit import training_callbacks
+from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.models.dpae import DPAE
+from anomaly_lab.models.unet import UNetSegmenter
 from anomaly_lab.trainer import make_trainer
 from anomaly_lab.types import Batch
 from benchmarks.setting import Moment, now
@@ -83,7 +86,7 @@ class _Clock(Callback):
             self.ended = now()
 
 
-def train_ours(config: Config, model: DPAE, feed: Feed, window: Window, folder: Path) -> Training:
+def train_ours(config: Config, model: AnomalyModel, feed: Feed, window: Window, folder: Path) -> Training:
     """The package's training, with the callbacks of `anomaly-lab train` and a progress bar as in a terminal."""
     model = copy.deepcopy(model)
     clock = _Clock(window)
@@ -105,43 +108,19 @@ def train_ours(config: Config, model: DPAE, feed: Feed, window: Window, folder: 
     return Training(clock.ended.since(clock.started), torch.stack(clock.losses).tolist(), parameters)
 
 
-def train_plain(config: Config, model: DPAE, feed: Iterable[Batch], window: Window, device: torch.device) -> Training:
-    """The same by hand: P1's Eq. 9 and 7 on the same networks, options, precision and optimizer."""
-    options = config["model"]
-    model = copy.deepcopy(model)  # for its networks alone; nothing of its own or Lightning's is called
-    nets = {name: getattr(model, name).to(device).train() for name in ("encoder", "decoder", "encoder_hat")}
-    encoder, decoder, encoder_hat = nets.values()
-    prototype, prototype_hat = model.prototype.to(device), model.prototype_hat.to(device)
-    optimizer = as_partial("model.optimizer", options["optimizer"], Optimizer)(
-        [p for net in nets.values() for p in net.parameters()]
-    )
+def train_plain(
+    config: Config, model: AnomalyModel, feed: Iterable[Batch], window: Window, device: torch.device
+) -> Training:
+    """The same by hand on the same networks, options, precision and optimizer; nothing of Lightning is called."""
+    method = BY_HAND[config["model"]["name"]](config["model"], copy.deepcopy(model), device)
+    parameters = [p for net in method.nets.values() for p in net.parameters()]
+    optimizer = as_partial("model.optimizer", config["model"]["optimizer"], Optimizer)(parameters)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config["trainer"]["precision"] == "bf16-mixed")
-    rate = options["prototype_rate"]
-
-    def distance(a: Tensor, b: Tensor) -> Tensor:
-        squares = (a - b) ** 2
-        return squares.sum() if options["reduction"] == "sum" else squares.mean()
-
     losses = []
     started = Moment(0.0, 0.0)
     for step, batch in enumerate(islice(feed, window.total), start=1):
-        x = batch["image"].to(device, non_blocking=True)
-        if options["input_norm"] == "per_image":
-            x = (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True).clamp_min(1e-3)
         with autocast:
-            z = encoder(x)
-            x_hat = decoder(z)
-            z_hat = encoder_hat(x_hat)
-            loss = (
-                options["rec_weight"] * distance(x, x_hat)
-                + options["prototype_weight"] / 2 * distance(z, prototype)
-                + options["prototype_hat_weight"] / 2 * distance(z_hat, prototype_hat)
-                + options["latent_weight"] * distance(z, z_hat)
-            )
-        with torch.no_grad():
-            # out of place: the loss still needs the prototypes it was computed with
-            prototype = prototype - rate * (prototype - z.float().mean(0))
-            prototype_hat = prototype_hat - rate * (prototype_hat - z_hat.float().mean(0))
+            loss = method.loss({key: batch[key].to(device, non_blocking=True) for key in ("image", "mask")})
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -149,10 +128,69 @@ def train_plain(config: Config, model: DPAE, feed: Iterable[Batch], window: Wind
         if step == window.warm:
             started = now()
     took = now().since(started)
-    parameters = {
-        f"{name}.{key}": value.detach().cpu() for name, net in nets.items() for key, value in net.named_parameters()
+    after = {
+        f"{name}.{key}": value.detach().cpu()
+        for name, net in method.nets.items()
+        for key, value in net.named_parameters()
     }
-    return Training(took, torch.stack(losses).tolist(), parameters)
+    return Training(took, torch.stack(losses).tolist(), after)
+
+
+class ByHand(Protocol):
+    """A method in plain PyTorch: its networks by the names they have in the package, and its loss."""
+
+    nets: dict[str, nn.Module]
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor: ...
+
+
+class DPAEByHand:
+    """P1's Eq. 9 and 7."""
+
+    def __init__(self, options: Config, model: DPAE, device: torch.device) -> None:
+        self.options = options
+        self.nets = {name: getattr(model, name).to(device).train() for name in ("encoder", "decoder", "encoder_hat")}
+        self.prototype, self.prototype_hat = model.prototype.to(device), model.prototype_hat.to(device)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        options, (encoder, decoder, encoder_hat), x = self.options, self.nets.values(), batch["image"]
+        if options["input_norm"] == "per_image":
+            x = (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True).clamp_min(1e-3)
+        z = encoder(x)
+        x_hat = decoder(z)
+        z_hat = encoder_hat(x_hat)
+        loss = (
+            options["rec_weight"] * self._distance(x, x_hat)
+            + options["prototype_weight"] / 2 * self._distance(z, self.prototype)
+            + options["prototype_hat_weight"] / 2 * self._distance(z_hat, self.prototype_hat)
+            + options["latent_weight"] * self._distance(z, z_hat)
+        )
+        rate = options["prototype_rate"]
+        with torch.no_grad():
+            # out of place: the loss still needs the prototypes it was computed with
+            self.prototype = self.prototype - rate * (self.prototype - z.float().mean(0))
+            self.prototype_hat = self.prototype_hat - rate * (self.prototype_hat - z_hat.float().mean(0))
+        return loss
+
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+        squares = (a - b) ** 2
+        return squares.sum() if self.options["reduction"] == "sum" else squares.mean()
+
+
+class UNetByHand:
+    """P2's Eq. 5."""
+
+    def __init__(self, options: Config, model: UNetSegmenter, device: torch.device) -> None:
+        self.nets = {"unet": model.unet.to(device).train()}
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        logits, mask = self.nets["unet"](batch["image"]).float(), batch["mask"]
+        known = (mask != 255).float()
+        total = F.binary_cross_entropy_with_logits(logits, (mask == 1).float(), known, reduction="sum")
+        return total / known.sum().clamp_min(1)
+
+
+BY_HAND: dict[str, Any] = {"dpae": DPAEByHand, "unet": UNetByHand}
 
 
 @dataclass(frozen=True)
@@ -163,7 +201,7 @@ class Difference:
     weights: float  # distance of the final weights, in units of the distance they travelled
 
     @classmethod
-    def between(cls, start: DPAE, a: Training, b: Training) -> Difference:
+    def between(cls, start: AnomalyModel, a: Training, b: Training) -> Difference:
         """Compare two trainings of `start`."""
         loss = max(abs(x - y) / abs(y) for x, y in zip(a.losses, b.losses, strict=True))
         first = {name: value.detach() for name, value in start.named_parameters()}

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_lab.config import Config
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.hardware import has_fast_bf16
-from anomaly_lab.models.dpae import DPAE
+from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.trainer import make_trainer
 from benchmarks.loops import InMemory, Window, train_ours
 from benchmarks.setting import Setting
@@ -57,7 +57,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _variant(setting: Setting, name: str) -> tuple[Config, DPAE]:
+def _variant(setting: Setting, name: str) -> tuple[Config, AnomalyModel]:
     precision, memory_format = VARIANTS[name]
     config = copy.deepcopy(setting.config)
     config["trainer"]["precision"] = precision

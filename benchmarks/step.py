@@ -13,14 +13,18 @@ import torch
 from rich.table import Table
 
 from anomaly_lab.data.datamodule import DefectDataModule
-from anomaly_lab.errors import LabError
+from anomaly_lab.errors import LabError, require
 from anomaly_lab.trainer import make_trainer
 from anomaly_lab.types import Batch
-from benchmarks.loops import Difference, Feed, InMemory, Window, train_ours, train_plain
+from benchmarks.loops import BY_HAND, Difference, Feed, InMemory, Window, train_ours, train_plain
 from benchmarks.setting import Moment, Setting
 
 BAR = 0.97  # of the hand-written loop's images per second
 WARM = 2  # steps before the clock starts
+NEXT_TO_NOTHING = {  # options of the smallest network
+    "dpae": {"encoder_channels": [4] * 5, "decoder_channels": [4] * 4},
+    "unet": {"width": 1, "levels": 2},
+}
 CHECKED = 3  # steps after which both sides must have come to the same losses and weights
 
 
@@ -33,19 +37,22 @@ def measure(setting: Setting) -> dict[str, Any]:
 
     Raises:
         UnequalError: if they do not come to the same losses and weights.
+        ConfigError: if there is no loop by hand for the method.
     """
+    name = setting.config["model"]["name"]
+    require("model", name, BY_HAND)
     data = DefectDataModule(setting.plan, setting.config["seed"])
     data.prepare()
     loader = data.train_dataloader()
     device = make_trainer(setting.config, logger=False, enable_checkpointing=False).strategy.root_device
     difference, seconds = compare(setting, loader, device)
-    full = len(setting.plan.split.lists["train_normal"]) // setting.batch_size
-    window = Window(WARM, max(1, min(full - WARM, round(setting.seconds / seconds))))
+    window = Window(WARM, max(1, min(data.steps - WARM, round(setting.seconds / seconds))))
     batch = next(iter(loader))
-    batch["image"] = batch["image"].to(device)
+    batch["image"], batch["mask"] = batch["image"].to(device), batch["mask"].to(device)
     feeds: dict[str, Feed] = {"in memory": InMemory(batch, window.total), "from the loader": loader}
     races = {name: race(setting, feed, window, device) for name, feed in feeds.items()}
     return {
+        "model": name,
         "device": str(device),
         "precision": setting.config["trainer"]["precision"],
         "batch_size": setting.batch_size,
@@ -111,9 +118,11 @@ def fixed_cost(setting: Setting, batch: Batch, device: torch.device, step: float
     milliseconds by hand, still tells how far from 1 it can be.
     """
     config = copy.deepcopy(setting.config)
-    config["model"] |= {"image_size": 32, "encoder_channels": [4] * 5, "decoder_channels": [4] * 4}
+    config["model"] |= {"image_size": 32} | NEXT_TO_NOTHING[config["model"]["name"]]
     window = Window(WARM, max(1, round(25 * setting.seconds)))
-    feed = InMemory({**batch, "image": batch["image"][..., :32, :32].contiguous()}, window.total)
+    feed = InMemory(
+        {**batch, **{key: batch[key][..., :32, :32].contiguous() for key in ("image", "mask")}}, window.total
+    )
     small = race(replace(setting, config=config), feed, window, device)
     times = {
         name: [1000 * setting.batch_size / v for v in values] for name, values in small["images_per_second"].items()
@@ -126,7 +135,7 @@ def table(result: dict[str, Any]) -> Table:
     """The medians side by side, and the verdict."""
     fixed = result["fixed"]
     shown = Table(
-        title=f"A training step in images/s: DPAE, {result['image_size']}x{result['image_size']}, "
+        title=f"A training step in images/s: {result['model']}, {result['image_size']}x{result['image_size']}, "
         f"batch {result['batch_size']}, {result['precision']}, {result['device']}",
         title_justify="left",
         caption=f"Medians of {len(result['feeds']['in memory']['ratios'])} interleaved repeats of {result['steps']} "
