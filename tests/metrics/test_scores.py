@@ -120,6 +120,7 @@ def test_a_table_without_rows_comes_back(tmp_path):
         (HEADER + "1.0,a,0,good,1\n", "line 2: the index is '1.0'"),
         (HEADER + "99999999999999999999,a,0,good,1\n", "line 2: the index is"),
         (HEADER + "0,a,0,good\n", "line 2: 4 cells under 5 columns"),
+        (HEADER.strip() + ",TP\n0,a,0,good,1,2.5\n", "line 2: TP is '2.5', not a whole number"),
         (HEADER + "0,a,0,go", "line 2: 4 cells under 5 columns"),
         (HEADER + '0,"a,0,good,1\n', "not a CSV file"),
         (HEADER + "0," + "a" * 200_000 + ",0,good,1\n", "not a CSV file"),
@@ -163,3 +164,14 @@ def test_a_score_that_is_no_number_names_its_image(bad):
 def test_a_table_that_does_not_fit_together_is_refused(scores, changes, words):
     with pytest.raises(ValueError, match=words):
         table(["a.png", "b.png"], {name: np.zeros(2) for name in scores}, **changes)
+
+
+def test_pixel_counts_come_back_as_whole_numbers_and_are_no_scores(tmp_path):
+    counts = {"TP": np.array([0, 12_345_678]), "FP": np.array([1, 0]), "FN": np.array([2, 3]), "TN": np.array([4, 5])}
+    table(["a", "b"], {"max": np.array([0.25, 0.5])}, primary="max", counts=counts).to_csv(tmp_path / "scores.csv")
+    again = ScoreTable.from_csv(tmp_path / "scores.csv")
+    assert {name: column.tolist() for name, column in again.counts.items()} == {
+        name: column.tolist() for name, column in counts.items()
+    }
+    assert list(again.scores) == ["max"]
+    assert again.primary == "max"

@@ -214,3 +214,25 @@ def test_normal_images_only_leave_a_short_table():
     assert "0.9 to no bound" in text
     for absent in ("RLX", "floor", "precision", "F1", "oracle", "open on one side"):
         assert absent not in text
+
+
+def test_pixels_stand_at_both_thresholds_and_by_area():
+    metrics = example_metrics() | {
+        "pixel_iou_defect": 0.4321,
+        "pixel_iou_defect_oracle": 0.5,
+        "pixel_miou": 0.7,
+        "pixel_miou_oracle": None,
+        "pixel_mae": 123.4,
+        "pixel_mae_oracle": 99.6,
+        "pixel_auroc": 0.95,
+        "pixel_threshold": 0.5,
+        "pixel_threshold_oracle": 0.123456,
+        "pixel_recall_by_area": {"1-15": {"count": 4, "found": 1}, "1024+": {"count": 0, "found": 0}},
+    }
+    text = text_of(result_table(metrics, {}))
+    assert line_with(text, "IoU of defects").split()[-2:] == ["0.432", "0.500"]
+    assert line_with(text, "IoU, mean").split()[-2:] == ["0.700", "—"]
+    assert line_with(text, "wrong pixels").split()[-2:] == ["123", "100"]
+    assert line_with(text, "threshold of the map").split()[-2:] == ["0.5", "0.1235"]
+    assert line_with(text, "defects found").endswith("1-15: 1 of 4")
+    assert "pixels" not in text_of(result_table(example_metrics(), {}))
