@@ -153,13 +153,13 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
         found = run.config()
         _check_given(run, found, config, plan)
         stage = FirstStage(run, found, [])
-        node["stage1"] = found["model"]
     else:
         texts = _stage1_overrides(node["stage1"]["name"], overrides)
         first = compose("train", texts)
         first["trainer"]["precision"] = resolve_precision(first["trainer"]["precision"])
         stage = FirstStage(Run.of(first, make_plan(first["dataset"], tuple(first["allow"]))), first, texts)
-    node["stage1_hash"] = stage.run.path.name
+    node["stage1"], node["stage1_hash"] = stage.config["model"], stage.run.path.name
+    node["latent_dim"] = node["stage1"]["latent_dim"]
     return stage
 
 
