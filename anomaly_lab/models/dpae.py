@@ -43,7 +43,7 @@ class DPAE(AnomalyModel):
     """
 
     primary_score = "RLZ"  # Eq. 10
-    score_names = ("RLX", "RLZ", "PL1", "PL2", "RLX_max")
+    score_names = ("RLX", "RLZ", "PL1", "PL2", "RLX_peak")
     latent_names = ("z", "z_hat")
 
     prototype: Tensor
@@ -104,19 +104,21 @@ class DPAE(AnomalyModel):
     def predict(self, image: Tensor) -> Prediction:
         """Score images (B, 3, H, W) in [0, 1] by RLX (Eq. 4), RLZ (Eq. 10), PL1 and PL2 (P1 section 5.3).
 
-        Each as a mean where the equation has a sum, which ranks the images alike. RLX_max is ours: the greatest
-        value of the anomaly map, since a small defect drowns in a sum over the image.
+        Each as a mean where the equation has a sum, which ranks the images alike. RLX_peak is ours: the greatest value
+        of the anomaly map over the root of RLX. A small defect drowns in a sum over the image, and a rough surface
+        has large differences everywhere.
         """
         x, restore = self.normalise(image)
         x_hat, z, z_hat = self(x)
         difference = (x - x_hat).abs().mean(1, keepdim=True)
+        rlx = (x - x_hat).square().flatten(1).mean(1)
         return Prediction(
             scores={
-                "RLX": (x - x_hat).square().flatten(1).mean(1),
+                "RLX": rlx,
                 "RLZ": (z - z_hat).square().mean(1),
                 "PL1": (z - self.prototype).square().mean(1),
                 "PL2": (z_hat - self.prototype_hat).square().mean(1),
-                "RLX_max": difference.amax((1, 2, 3)),
+                "RLX_peak": difference.amax((1, 2, 3)) / rlx.sqrt().clamp_min(1e-6),
             },
             anomaly_map=difference,
             reconstruction=restore(x_hat),
