@@ -25,7 +25,7 @@ ASKED = ("protocol", "learns_from", "input_size", "batch_size", "steps_per_epoch
 # What never changes a number: where things lie, what shows or stores them, and on which device they run.
 # The split's options are left out because the split itself, as a SHA of its lists, is in.
 _NOT_HASHED = {
-    "model": {*ASKED, "autoencoder"},  # a path; the hash of the run that it names is in
+    "model": {*ASKED, "autoencoder", "stage1"},  # the first stage stands in by its own hash
     "dataset": {
         *("root", "num_workers", "protocol", "split", "split_seed", "train_count", "val_count"),
         *("test_normal_count", "val_fraction", "val_fraction_of", "test_fraction", "tuning"),

@@ -23,7 +23,7 @@ from anomaly_lab.callbacks import History, SeedEachBatch
 from anomaly_lab.config import ASKED, Config, as_partial, locate
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.plan import DataPlan
-from anomaly_lab.errors import ConfigError, RunError
+from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.loggers import make_logger
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.runs import Run
@@ -126,6 +126,8 @@ def build_model(config: Config) -> AnomalyModel:
         ConfigError: for an option that its class does not have, or a value that it refuses.
     """
     model = _build("model", config["model"], tuple(config["allow"]))
+    asked = config["dataset"]["learns_from"]
+    require("dataset.learns_from", asked if isinstance(asked, str) else "+".join(asked), model.streams)
     try:
         model.configure_optimizers()  # tried here, before anything is computed
     except (TypeError, ValueError) as error:

@@ -143,10 +143,15 @@ class Run:
     def is_locked(self) -> bool:
         """Whether a living process works on it."""
         try:
-            with self.lock():
-                return False
-        except RunBusyError:
-            return True
+            handle = (self.path / ".lock").open()
+        except OSError:
+            return False
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: looking must not keep anyone out
+            except BlockingIOError:
+                return True
+            return False
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

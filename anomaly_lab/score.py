@@ -71,6 +71,7 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
                 chosen_ones = of_set if name == "test" else [f"pixel_{end}" for end in ("miou", "iou_defect", "auroc")]
                 metrics |= {f"{prefix}{key}": of_set[key] for key in chosen_ones}
                 reasons |= {f"{prefix}{key}": why[key] for key in chosen_ones if key in why}
+    model.to(trainer.strategy.root_device)  # from where the test brought it back
     about = describe_split(plan, splits)
     metrics, reasons = metrics | about["metrics"], reasons | about["reasons"]
 
@@ -82,14 +83,18 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
         chosen = test.index if config["predictions"] == "all" else _gallery(test)
         folder = output / "predictions"
         folder.mkdir(exist_ok=True)
-        _save_arrays(folder / "gallery.npz", _pictures(model, data, chosen))
+        with trainer.precision_plugin.forward_context():
+            pictures = _pictures(model, data, chosen)
+        _save_arrays(folder / "gallery.npz", pictures)
         latents = {name: found["test"].columns[name].astype(np.float32) for name in model.latent_names}
         if latents:
             _save_arrays(folder / "latents.npz", {"index": test.index, "label": test.label, **latents})
     write_json(output / "leakage.json", about["leakage"])
     draw_all(output, metrics)
     _draw_leaks(about["leakage"]["pairs"], data.store, output / "figures" / "leakage.png")
-    return {"metrics": metrics, "reasons": reasons, "seconds": {"per_image": _seconds_per_image(model, data)}}
+    with trainer.precision_plugin.forward_context():
+        seconds = {"per_image": _seconds_per_image(model, data)}
+    return {"metrics": metrics, "reasons": reasons, "seconds": seconds}
 
 
 def _pixel_threshold(trainer: Trainer, model: AnomalyModel, data: DefectDataModule) -> tuple[float | None, str]:
@@ -110,7 +115,7 @@ def _pixel_threshold(trainer: Trainer, model: AnomalyModel, data: DefectDataModu
 def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
     """The floors and the leakage report of a split, computed once and kept in `folder` beside its runs."""
     key = {
-        "data": plan.split_sha256,
+        "data": plan.sha256,
         "resize": plan.load.resize,
         "max_value": plan.load.max_value,
         "version": _FLOOR_VERSION,
@@ -121,9 +126,9 @@ def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
         if kept["key"] == key:
             return kept
     store = ImageStore(plan.dataset.root, _FLOOR_SIZE, plan.load.resize, plan.load.max_value)
-    train, test = plan.stream("all"), plan.split.lists["test"]
+    train, test = plan.pool("all"), plan.split.lists["test"]
     train_grey, test_grey = (_greys(store, records) for records in (train, test))
-    unlabelled = {record.path for record in plan.stream("unlabelled")}
+    unlabelled = {record.path for record in plan.pool("unlabelled")}
     pool = train_grey[[record.path in unlabelled for record in train]]
     metrics, reasons = floors(pool, test_grey, np.array([record.label for record in test]))
     leaks = find_leaks(thumbnails(train_grey), thumbnails(test_grey), [r.path for r in train], [r.path for r in test])
@@ -145,7 +150,7 @@ def _save_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
 def _evaluate(
     trainer: Trainer, model: AnomalyModel, data: DefectDataModule, name: str, threshold: float | None
 ) -> Gathered:
-    model.evaluation.start(data.tiling, data.frames(name), threshold)
+    model.evaluation.start(data.tiling, data.frames(name), threshold, data.plan.is_quartered)
     trainer.test(model, data.loader(name), verbose=False)
     return model.evaluation.compute()
 

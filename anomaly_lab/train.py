@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomaly_lab.config import Config, check, check_values, compose, conf_dir, resolve, sweep_values
-from anomaly_lab.data.plan import DataPlan, make_plan
+from anomaly_lab.data.plan import DataPlan, load_options, make_plan
 from anomaly_lab.errors import ConfigError, LabError, RunError, nearest
 from anomaly_lab.hardware import resolve_precision
 from anomaly_lab.runs import Run, RunBusyError, write_json
 
 log = logging.getLogger("anomaly_lab")
 
-# Overrides that do not concern the first of two stages, which sees no label
-_SECOND_STAGE_ONLY = {"model", "force", "recipe", "dataset.labelled_per_type", "dataset.learns_from"}
+# Overrides that do not concern the first of two stages; nor does the number of labels, unless it learns from them
+_SECOND_STAGE_ONLY = {"model", "force", "recipe", "dataset.learns_from"}
+
+_SAME_IN_BOTH_STAGES = ("name", "category", "image_size", "resize", "max_value")
 
 _PRINTING = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve"}  # flags that Hydra answers by itself
 
@@ -148,28 +150,32 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
     node = config["model"]
     if "stage1" not in node:
         return None
-    if node["autoencoder"] is not None:
+    given = node["autoencoder"] is not None
+    if given:
         run = Run(Path(node["autoencoder"]))
         found = run.config()
         _check_given(run, found, config, plan)
         stage = FirstStage(run, found, [])
     else:
-        texts = _stage1_overrides(node["stage1"]["name"], overrides)
+        texts = _stage1_overrides(node["stage1"]["name"], node["stage1"]["learns_from"], overrides)
         first = compose("train", texts)
         first["trainer"]["precision"] = resolve_precision(first["trainer"]["precision"])
         stage = FirstStage(Run.of(first, make_plan(first["dataset"], tuple(first["allow"]))), first, texts)
-    node["stage1"], node["stage1_hash"] = stage.config["model"], stage.run.path.name
+    node["stage1"] = stage.config["model"]
+    # a given run may lie anywhere: its path says nothing
+    node["stage1_hash"] = f"{stage.run.read()['config_hash'][:8]}-s{found['seed']}" if given else stage.run.path.name
     node["latent_dim"] = node["stage1"]["latent_dim"]
     return stage
 
 
-def _stage1_overrides(name: str, overrides: Sequence[str]) -> list[str]:
+def _stage1_overrides(name: str, learns_from: list[str], overrides: Sequence[str]) -> list[str]:
     texts = [f"model={name}"]
+    dropped = _SECOND_STAGE_ONLY | ({"dataset.labelled_per_type"} if learns_from == ["unlabelled"] else set())
     for text in overrides:
         key = text.lstrip("+~").partition("=")[0]
         if key.startswith("model.stage1."):
             texts.append(text.replace("model.stage1.", "model.", 1))
-        elif key == "model.latent_dim" or not (key in _SECOND_STAGE_ONLY or key.startswith("model.")):
+        elif key == "model.latent_dim" or not (key in dropped or key.startswith("model.")):
             texts.append(text)
     return texts
 
@@ -180,15 +186,18 @@ def _check_given(run: Run, first: Config, config: Config, plan: DataPlan) -> Non
         raise RunError(f"model.autoencoder={run.path} is {run.status()}, not finished.")
     if first["model"]["name"] != config["model"]["stage1"]["name"]:
         raise ConfigError(f"model.autoencoder={run.path} is a run of {first['model']['name']}, not of an autoencoder.")
-    for key in ("name", "category", "image_size", "full_size", "resize"):
-        here, there = config["dataset"].get(key), first["dataset"].get(key)
+    here_and_there = [(key, config["dataset"].get(key), first["dataset"].get(key)) for key in _SAME_IN_BOTH_STAGES]
+    trained = DataPlan(plan.dataset, run.split(), load_options(first["dataset"]))
+    here_and_there.append(("full_size", plan.full_size, trained.full_size))
+    for key, here, there in here_and_there:
         if here != there:
             raise ConfigError(
                 f"model.autoencoder={run.path} was trained with dataset.{key}={there}, here it is {here}."
             )
-    trained = run.split().lists
-    seen = {r.part_of for name in ("train_normal", "unlabelled") for r in trained.get(name, ())}
-    judged = {r.part_of for name in ("val", "tune", "test") for r in plan.split.lists.get(name, ())}
+    keeps_parts = plan.split.options.keeps_parts
+    learnt = [record for stream in trained.load.learns_from for record in trained.pool(stream)]
+    judged_on = [record for name in ("val", "tune", "test") for record in plan.split.lists.get(name, ())]
+    seen, judged = ({r.part_of if keeps_parts else r.path for r in records} for records in (learnt, judged_on))
     if shared := sorted(seen & judged):
         raise ConfigError(
             f"model.autoencoder={run.path} was trained on {len(shared)} parts that are tested here, such as "
@@ -205,6 +214,9 @@ def _sweep_job(composed: Any) -> None:
     log.info("job %s: %s", hydra.job.num, " ".join(overrides))
     try:
         outcome = run_job(resolve(composed), overrides)
+        while outcome.status == "busy":  # a job beside it needs the same first stage
+            time.sleep(2)
+            outcome = run_job(resolve(composed), overrides)
     except LabError as error:
         outcome = Outcome(overrides, "failed", None, str(error))
     if outcome.status == "failed":

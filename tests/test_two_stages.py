@@ -3,6 +3,10 @@
 import csv
 import json
 import logging
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -215,3 +219,62 @@ def test_a_tiled_run_scores_each_image_once(train, runs):
             assert sum(int(row[name]) for name in ("TP", "FP", "FN", "TN")) == 64 * 64
             place = gallery["index"].tolist().index(int(row["index"]))
             assert float(row["max"]) == pytest.approx(gallery["anomaly_map"][place].max(), rel=1e-4)
+
+
+def test_given_first_stages_are_told_apart_by_what_they_are(train, runs, tmp_path):
+    assert train("ae") == 0
+    assert train("ae", "trainer.max_epochs=1") == 0
+    for name, run in zip(("a", "b"), runs("ae"), strict=True):
+        (tmp_path / name).mkdir()
+        run.rename(tmp_path / name / "ae")
+        assert train("ae_unet", f"model.autoencoder={tmp_path / name / 'ae'}") == 0
+    assert len(runs("ae_unet")) == 2
+
+
+def test_a_given_first_stage_that_learnt_from_tested_images_is_refused(train, runs, caplog):
+    learnt = ["dataset.learns_from=all", "dataset.labelled_per_type=3", "dataset.label_reserve=3"]
+    assert train("ae", *learnt) == 0
+    (first,) = runs("ae")
+    assert train("ae_unet", f"model.autoencoder={first}", "dataset.label_reserve=1") == 1
+    assert "parts that are tested here" in caplog.text
+
+
+def test_the_first_stage_has_the_labels_it_learns_from(train, runs):
+    assert train("ae_unet", "model.stage1.learns_from=[all]", "dataset.labelled_per_type=3") == 0
+    (first,) = runs("ae")
+    assert Run(first).split().options.labelled_per_type == 3
+
+
+@pytest.mark.parametrize("model", ["mean_teacher", "ae_unet"])
+def test_a_killed_training_ends_with_the_same_weights_bit_for_bit(model, train, runs, pictures, tmp_path):
+    long = ["trainer.max_epochs=12", "dataset.steps_per_epoch=3", "model.norm=batch"]
+    command = [
+        "train",
+        *TINY,
+        f"model={model}",
+        *SMALL.get(model, ["model.width=4"]),
+        f"dataset.root={pictures}",
+        *long,
+    ]
+    assert main([*command, f"runs_dir={tmp_path}/undisturbed"]) == 0
+    killed_runs = [sys.executable, "-m", "anomaly_lab", *command, f"runs_dir={tmp_path}/runs"]
+    with subprocess.Popen(killed_runs, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as training:
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and not any(_epochs(run) >= 3 for run in runs(model)):
+            time.sleep(0.05)
+        training.send_signal(signal.SIGKILL)
+    (run,) = runs(model)
+    assert 3 <= _epochs(run) < 12, "the training was to be killed in the middle"
+    assert Run(run).status() == "interrupted"
+    assert train(model, *long) == 0
+    (other,) = (tmp_path / "undisturbed").glob(f"*/{model}/*-s*")
+    ours, theirs = (
+        torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for path in (run, other)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def _epochs(run):
+    curves = run / "curves.csv"
+    return len(curves.read_text().splitlines()) - 1 if curves.exists() else 0

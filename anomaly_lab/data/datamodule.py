@@ -177,8 +177,8 @@ class DefectDataModule(LightningDataModule):
         self.tiling = Tiling(load.image_size, load.tile_overlap)
 
     def prepare(self, *, progress: bool = False) -> None:
-        """Decode and cache every image that this run uses, so that a bad file is named before training."""
-        records = {(r.path, r.mask): r for records in self.plan.used.values() for r in records}
+        """Decode and cache every image of the split, so that a bad file is named before training."""
+        records = {(r.path, r.mask): r for records in self.plan.split.lists.values() for r in records}
         self.store.prepare(list(records.values()), progress=progress)
 
     def loader(self, name: str) -> DataLoader[Batch]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ LEVEL_5 = b"\x00\x01IM"  # bytes 124 to 127: the version and the byte order; the
 NUMBERS = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
 MATRIX, COMPRESSED = 14, 15  # further types of elements
 STRUCT, NUMERIC, COMPLEX = 2, range(6, 16), 0x800  # what an array's flags say of it
-INFLATED_MAX = 1 << 28  # bytes; a small file can state any size
+ELEMENTS_MAX = 1000  # of an array; each takes memory here, whatever its size
+INFLATED_MAX = 1 << 24  # bytes; a small file can state any size
 
 Element = tuple[int, bytes]  # type and content
 
@@ -75,7 +77,7 @@ def _inflate(content: bytes) -> bytes:
 
 def _array(content: bytes) -> tuple[int, tuple[int, ...], bytes, list[Element]]:
     """Flags, shape and name of an array, and the elements that hold its values."""
-    elements = list(_elements(content))
+    elements = list(islice(_elements(content), ELEMENTS_MAX))
     if len(elements) < 3 or len(elements[0][1]) != 8:
         raise ValueError("an array has no head")
     (_, flags), (_, shape), (_, name), *parts = elements

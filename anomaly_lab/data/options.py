@@ -106,7 +106,8 @@ class LoadOptions:
     num_workers: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "learns_from", tuple(self.learns_from))  # a list, as YAML has it
+        streams = [self.learns_from] if isinstance(self.learns_from, str) else self.learns_from
+        object.__setattr__(self, "learns_from", tuple(streams))  # a list, as YAML has it
         for stream in self.learns_from:
             require("dataset.learns_from", stream, STREAMS)
         require("dataset.resize", self.resize, RESIZE_POLICIES)

@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -33,41 +33,41 @@ class DataPlan:
         """Side of the square that an image is brought to before it is cropped or cut into tiles; None: as it is."""
         if self.load.full_size == NATIVE:
             return None
-        quartered = self.dataset.is_texture and self.split.options.protocol == "few_labelled"  # P2 section 3.3
-        return self.load.full_size or self.load.image_size * (2 if quartered else 1)
+        return self.load.full_size or self.load.image_size * (2 if self.is_quartered else 1)
 
-    @cached_property
-    def used(self) -> dict[str, tuple[Record, ...]]:
-        """The lists that this run trains on, takes its thresholds from or is scored on: all but an unread pool."""
-        unread = {"unlabelled"} - {name for stream in self.load.learns_from for name in self._lists_of(stream)}
-        return {name: drawn for name, drawn in self.split.lists.items() if name not in unread}
+    @property
+    def is_quartered(self) -> bool:
+        """Whether P2's section 3.3 cuts the test images into quarters, and its Table 1 counts each as an image."""
+        by_paper = self.dataset.is_texture and self.split.options.protocol == "few_labelled"
+        return by_paper and self.load.full_size in (None, 2 * self.load.image_size) and not self.load.tile_overlap
+
+    def pool(self, name: str) -> tuple[Record, ...]:
+        """The records of a training stream (`LoadOptions.learns_from`), each once; perhaps none."""
+        records = [record for part in self._lists_of(name) for record in self.split.lists.get(part, ())]
+        return tuple(dict.fromkeys(records))
 
     def stream(self, name: str) -> tuple[Record, ...]:
-        """The records of a training stream (`LoadOptions.learns_from`), each once."""
-        records = [record for part in self._lists_of(name) for record in self.split.lists.get(part, ())]
+        """The same, to train on.
+
+        Raises:
+            ConfigError: if there are none.
+        """
+        records = self.pool(name)
         if not records:
             protocol = self.split.options.protocol
             raise ConfigError(
                 f"dataset.learns_from={name}: dataset.protocol={protocol} has no such images. Methods that learn from "
                 "labelled images want dataset.protocol=few_labelled."
             )
-        return tuple(dict.fromkeys(records))
+        return records
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of what the used lists hold, and of the files' sizes: other pictures of the same names show."""
-        return self._hash_of(self.used)
-
-    @cached_property
-    def split_sha256(self) -> str:
-        """The same of all lists, used or not."""
-        return self._hash_of(self.split.lists)
-
-    def _hash_of(self, lists: dict[str, tuple[Record, ...]]) -> str:
+        """The hash of what the split lists and of the files' sizes, so that other pictures of the same names show."""
         root = str(self.dataset.root)
-        names = {name for records in lists.values() for r in records for name in (r.path, r.mask) if name}
+        names = {name for records in self.split.lists.values() for r in records for name in (r.path, r.mask) if name}
         sizes = [(name, _size(os.path.join(root, name))) for name in sorted(names)]  # noqa: PTH118  # many files
-        return hashlib.sha256(json.dumps([replace(self.split, lists=lists).sha256, sizes]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.split.sha256, sizes]).encode()).hexdigest()
 
     def _lists_of(self, stream: str) -> tuple[str, ...]:
         unlabelled = "train_normal" if "train_normal" in self.split.lists else "unlabelled"

@@ -46,19 +46,31 @@ class Evaluation(nn.Module):
         self.pixels = PixelTally(probability=probability)
         self.tiling: Tiling | None = None
         self.frames: Sequence[tuple[int, int]] = ()
+        self.by_tile = False
         self._waiting: list[tuple[dict[str, Tensor], Prediction]] = []
 
-    def start(self, tiling: Tiling, frames: Sequence[tuple[int, int]], threshold: float | None = None) -> None:
-        """Forget what was gathered, and say how images come now: cut by `tiling` from these heights and widths."""
+    def start(
+        self,
+        tiling: Tiling,
+        frames: Sequence[tuple[int, int]],
+        threshold: float | None = None,
+        by_tile: bool = False,
+    ) -> None:
+        """Forget what was gathered, and say how images come now: cut by `tiling` from these heights and widths.
+
+        With `by_tile` the pixel metrics take each tile for an image of its own, as P2 counts its quarters.
+        """
         self.gather.reset()
         self.pixels.reset()
         self.pixels.threshold = threshold
-        self.tiling, self.frames, self._waiting = tiling, frames, []
+        self.tiling, self.frames, self.by_tile, self._waiting = tiling, frames, by_tile, []
 
     def update(self, batch: Batch, prediction: Prediction) -> None:
         """Add one batch; the tiles of an image come one after the other."""
         about = {"index": batch["index"], "label": batch["label"], "mask": batch["mask"]}
         tiling = self.tiling
+        if self.by_tile and prediction.anomaly_map is not None:
+            self.pixels.update(prediction.anomaly_map, batch["mask"])
         if tiling is None or all(frame == (tiling.side, tiling.side) for frame in self.frames):
             self._add(about, prediction)
             return
@@ -81,9 +93,10 @@ class Evaluation(nn.Module):
     def _add(self, about: dict[str, Tensor], prediction: Prediction) -> None:
         columns = {name: prediction.scores[name] for name in self.scores}
         columns |= {name: prediction.latents[name] for name in self.latents}
-        counts = torch.zeros(len(about["index"]), len(PIXEL_COUNTS), dtype=torch.int64)
+        counts = about["index"].new_zeros(len(about["index"]), len(PIXEL_COUNTS))
         if prediction.anomaly_map is not None:
-            self.pixels.update(prediction.anomaly_map, about["mask"])
+            if not self.by_tile:
+                self.pixels.update(prediction.anomaly_map, about["mask"])
             if self.pixels.threshold is not None:
                 counts = pixel_counts(prediction.anomaly_map, about["mask"], self.pixels.threshold)
         columns |= dict(zip(PIXEL_COUNTS, counts.unbind(1), strict=True))

@@ -48,6 +48,7 @@ class AnomalyModel(LightningModule, ABC):
     latent_names: ClassVar[tuple[str, ...]] = ()
     fits_once: ClassVar[bool] = False  # one pass over the training images is all
     has_map: ClassVar[bool] = True
+    streams: ClassVar[tuple[str, ...]] = ("unlabelled", "all")  # of one of which its batches come
     pixel_threshold: ClassVar[float | None] = None  # of the anomaly map; None: fitted on labelled images
     map_is_probability: ClassVar[bool] = False
 

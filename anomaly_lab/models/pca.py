@@ -79,5 +79,6 @@ class PCA(AnomalyModel):
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates (B, d) and projections (B, D) of flat images (B, D)."""
-        z = (x - self.mean) @ self.components.T
-        return z, z @ self.components + self.mean
+        with torch.autocast(x.device.type, enabled=False):  # bf16 would round away what is left out
+            z = (x - self.mean) @ self.components.T
+            return z, z @ self.components + self.mean

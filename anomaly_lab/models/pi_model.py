@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from anomaly_lab.models.base import checked
-from anomaly_lab.models.unet import UNetSegmenter, cross_entropy
+from anomaly_lab.models.unet import UNetSegmenter, cross_entropy, disagreement
 from anomaly_lab.nets.motion import RigidMotion
 from anomaly_lab.types import Batch
 
@@ -28,6 +28,8 @@ class PiModel(UNetSegmenter):
         rampup: the share of the training over which that weight rises.
         view_rotate: degrees, view_translate: share of a side, and view_flip: the flips of the second view.
     """
+
+    streams = ("labelled+unlabelled",)
 
     @checked
     def __init__(
@@ -52,9 +54,7 @@ class PiModel(UNetSegmenter):
         logits = self(image)
         target = self.second_opinion(image, logits)
         supervised = cross_entropy(logits[: len(labelled["image"])], labelled["mask"])
-        moved = torch.sigmoid(self(motion(image)))
-        difference = (moved - motion(target)).square()[motion.inside(target)].mean()
-        terms = {"supervised": supervised, "consistency": self._weight() * difference}
+        terms = {"supervised": supervised, "consistency": self._weight() * disagreement(self, image, target, motion)}
         loss = terms["supervised"] + terms["consistency"]
         self.log_losses(loss, terms, batch_size=len(image))
         return loss

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from anomaly_lab.metrics.maps import MAP_SCORES, map_scores
 from anomaly_lab.models.base import AnomalyModel, checked
+from anomaly_lab.nets.motion import RigidMotion
 from anomaly_lab.nets.unet import Norm, UNet, check_size
 from anomaly_lab.types import DEFECTIVE, IGNORE, Batch, Prediction
 
@@ -26,6 +27,7 @@ class UNetSegmenter(AnomalyModel):
         norm: batch norm behind the UNet's convolutions, or none as in the paper.
     """
 
+    streams = ("labelled",)
     primary_score = "max"
     score_names = MAP_SCORES
     pixel_threshold = 0.5
@@ -69,3 +71,10 @@ def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     known = mask != IGNORE
     total = F.binary_cross_entropy_with_logits(logits, (mask == DEFECTIVE).float(), known.float(), reduction="sum")
     return total / known.sum().clamp_min(1)
+
+
+def disagreement(segmenter: UNetSegmenter, image: Tensor, target: Tensor, motion: RigidMotion) -> Tensor:
+    """Mean squared difference between the map of the moved image, and the target (B, 1, H, W) moved alike."""
+    inside = motion.inside(target).float()
+    difference = torch.sigmoid(segmenter(motion(image))) - motion(target)
+    return (difference.square() * inside).sum() / inside.sum().clamp_min(1)

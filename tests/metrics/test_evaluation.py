@@ -116,3 +116,17 @@ def test_a_single_tile_is_left_as_it_is():
     maps, _ = whole_images(1)
     one = prediction(maps, torch.ones(1))
     assert join_tiles(one, Tiling(12), 12, 12) is one
+
+
+def test_the_paper_s_quarters_count_as_images_for_the_pixels_only():
+    maps, masks = whole_images()
+    found = evaluation()
+    found.start(Tiling(6), FRAMES, threshold=0.7, by_tile=True)
+    for batch, predicted in in_tiles(maps, masks, Tiling(6), 5):
+        found.update(batch, predicted)
+    gathered = found.compute()
+    assert gathered.pixels.images == 12
+    assert gathered.index.tolist() == [0, 1, 2]
+    wrong = ((maps >= 0.7) != (masks == 1))[masks != 255].sum().item()
+    assert gathered.pixels.counts[[1, 2]].sum() == wrong
+    assert sum(gathered.counts[name].sum() for name in ("FP", "FN")) == wrong

@@ -8,8 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from anomaly_lab.config import compose
+from anomaly_lab.errors import ConfigError
 from anomaly_lab.fit import build_model
-from anomaly_lab.models.unet import cross_entropy
+from anomaly_lab.models.unet import cross_entropy, disagreement
 from anomaly_lab.nets.motion import RigidMotion
 
 
@@ -87,7 +88,7 @@ def test_the_pi_model_s_loss_is_what_two_views_say():
 
 
 def test_a_network_that_does_not_care_how_the_image_lies_is_consistent():
-    model = build("pi_model", "model.levels=1").eval()
+    model = build("pi_model", "model.levels=1", "model.norm=none").eval()
     with torch.no_grad():
         for layer in model.unet.down[0]:
             if hasattr(layer, "weight"):  # 1x1 in effect
@@ -157,3 +158,34 @@ def test_image_scores_are_the_map_s():
     assert torch.equal(found.scores["max"], pixels.max(1).values)
     assert torch.equal(found.scores["mean"], pixels.mean(1))
     torch.testing.assert_close(found.scores["top"], pixels.sort(1).values[:, -10:].mean(1))
+
+
+def test_ae_unet_s_consistency_is_added_by_its_weight():
+    model = build("ae_unet", "model.latent_dim=4", "model.consistency_weight=3.0")
+    labelled = batch(2)
+    torch.manual_seed(1)
+    loss = model.training_step(labelled, 0)
+    torch.manual_seed(1)
+    motion = RigidMotion.draw(2, rotate=15, translate=0.1, flip="none", device=labelled["image"].device)
+    logits = model(labelled["image"])
+    expected = cross_entropy(logits, labelled["mask"]) + 3 * disagreement(
+        model, labelled["image"], torch.sigmoid(logits), motion
+    )
+    torch.testing.assert_close(loss, expected)
+    literal = build("ae_unet", "model.latent_dim=4")
+    torch.testing.assert_close(literal.training_step(labelled, 0), cross_entropy(logits, labelled["mask"]))
+
+
+@pytest.mark.parametrize(
+    ("model", "streams"),
+    [
+        ("unet", "[unlabelled]"),
+        ("unet", "[all]"),
+        ("unet", "[labelled,unlabelled]"),
+        ("pi_model", "[labelled]"),
+        ("dpae", "[labelled]"),
+    ],
+)
+def test_a_stream_that_a_method_cannot_learn_from_is_named(model, streams):
+    with pytest.raises(ConfigError, match=r"dataset\.learns_from=.* is unknown. .*Known: "):
+        build_model(compose("train", [f"model={model}", f"dataset.learns_from={streams}", "dataset.image_size=32"]))

@@ -34,10 +34,13 @@ def test_a_flip_alone_is_exact():
     assert not torch.allclose(moved, image)
 
 
-def test_moving_commutes_with_what_a_convolution_of_one_pixel_does():
-    torch.manual_seed(0)
-    image, motion = torch.rand(6, 3, 16, 16), draw(6)
-    torch.testing.assert_close(motion(image).mean(1), motion(image.mean(1, keepdim=True))[:, 0], atol=1e-6, rtol=0)
+def test_a_quarter_turn_and_a_shift_are_what_they_say():
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    turn = RigidMotion(torch.tensor([[[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]]))
+    torch.testing.assert_close(turn(image), image.rot90(1, (2, 3)), atol=1e-5, rtol=0)
+    shift = RigidMotion(torch.tensor([[[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]]))  # a quarter of the side that is 2 long
+    torch.testing.assert_close(shift(image)[..., :3], image[..., 1:], atol=1e-5, rtol=0)
+    assert shift.inside(image)[0, 0, 0].tolist() == [True, True, True, False]
 
 
 def test_inside_is_where_no_border_came_in():
