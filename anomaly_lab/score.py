@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
-from torch.nn import functional as F
 
 from anomaly_lab.config import Config, hash_of
-from anomaly_lab.data.datamodule import DefectDataModule, SplitDataset, collate
+from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.leakage import find_leaks, thumbnails
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.records import Record
@@ -25,21 +20,18 @@ from anomaly_lab.data.store import ImageStore
 from anomaly_lab.metrics.evaluation import Gathered
 from anomaly_lab.metrics.floors import floors
 from anomaly_lab.metrics.image import image_metrics
-from anomaly_lab.metrics.maps import batch_of, join_tiles
 from anomaly_lab.metrics.pixel import gap_threshold, missing_pixels, pixel_metrics
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.reporting.figures import draw_all, leakage_figure
 from anomaly_lab.reporting.segmentations import best_median_worst
 from anomaly_lab.runs import write_json
+from anomaly_lab.single import pictures, seconds_per_image
 from anomaly_lab.trainer import make_trainer
-from anomaly_lab.types import IGNORE, Prediction
 
 _FLOOR_VERSION = 1  # raised when the floors or the leakage report change
 _FLOOR_SIZE = 112  # the floors look at grey images of this side, whatever the model's size
 _PIXEL_SCALED = ("max", "top")  # scores that are a pixel's value, or a mean of a few
-_SHOWN = 512  # side of the gallery's pictures of images that keep their own size
-_WARM, _TIMED = 3, 15  # predictions before and while the time of one is taken
 _GALLERY = 10  # images from each end of the normal and of the defective test images
 
 
@@ -84,8 +76,8 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
         folder = output / "predictions"
         folder.mkdir(exist_ok=True)
         with trainer.precision_plugin.forward_context():
-            pictures = _pictures(model, data, chosen)
-        _save_arrays(folder / "gallery.npz", pictures)
+            shown = pictures(model, data, chosen)
+        _save_arrays(folder / "gallery.npz", shown)
         latents = {name: found["test"].columns[name].astype(np.float32) for name in model.latent_names}
         if latents:
             _save_arrays(folder / "latents.npz", {"index": test.index, "label": test.label, **latents})
@@ -93,7 +85,7 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
     draw_all(output, metrics)
     _draw_leaks(about["leakage"]["pairs"], data.store, output / "figures" / "leakage.png")
     with trainer.precision_plugin.forward_context():
-        seconds = {"per_image": _seconds_per_image(model, data)}
+        seconds = {"per_image": seconds_per_image(model, data)}
     return {"metrics": metrics, "reasons": reasons, "seconds": seconds}
 
 
@@ -176,70 +168,6 @@ def _gallery(test: ScoreTable) -> npt.NDArray[np.int64]:
         rows = order[test.label[order] == label]
         chosen += [rows[:_GALLERY], rows[-_GALLERY:]]
     return np.unique(np.concatenate(chosen))
-
-
-@torch.inference_mode()
-def _pictures(
-    model: AnomalyModel, data: DefectDataModule, chosen: npt.NDArray[np.int64]
-) -> dict[str, npt.NDArray[Any]]:
-    """What the model made of the chosen test images, as the figures and the report want it."""
-    dataset = data.dataset("test")
-    model.eval()
-    found: dict[str, list[npt.NDArray[Any]]] = {}
-    for index in chosen:
-        prediction = _predict(model, data, dataset, int(index))
-        image, mask = dataset.whole(int(index))
-        pictures = {"index": index, "image": image, "mask": mask}
-        if prediction.reconstruction is not None:
-            pixels = prediction.reconstruction[0].float().clamp(0, 1).mul(255).round().byte()
-            pictures["reconstruction"] = pixels.permute(1, 2, 0).cpu().numpy()
-        if prediction.anomaly_map is not None:
-            pictures["anomaly_map"] = prediction.anomaly_map[0, 0].float().cpu().numpy()
-        if data.plan.full_size is None:
-            pictures = {name: picture if name == "index" else _smaller(picture) for name, picture in pictures.items()}
-        for name, picture in pictures.items():
-            found.setdefault(name, []).append(picture)
-    return {name: np.stack(parts) for name, parts in found.items()}
-
-
-def _smaller(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A picture of any size as a square of `_SHOWN` pixels; of masks and maps the maximum, so small defects stay."""
-    tensor = torch.from_numpy(np.atleast_3d(picture)).permute(2, 0, 1)[None].float()
-    pool = F.adaptive_avg_pool2d if picture.ndim == 3 else F.adaptive_max_pool2d
-    if picture.ndim == 2 and picture.dtype == np.uint8:
-        tensor = torch.where(tensor == IGNORE, -1.0, tensor)  # what is known counts more than what is not
-    pooled = pool(tensor, _SHOWN)[0]
-    pooled = torch.where(pooled < 0, float(IGNORE), pooled) if picture.dtype == np.uint8 else pooled
-    return pooled.permute(1, 2, 0).numpy().astype(picture.dtype).reshape(_SHOWN, _SHOWN, *picture.shape[2:])
-
-
-def _predict(model: AnomalyModel, data: DefectDataModule, dataset: SplitDataset, index: int) -> Prediction:
-    """The prediction for one image, whatever its tiles."""
-    parts = [
-        model.predict(tiles) for tiles in torch.split(_tiles(model, data, dataset, index), data.plan.load.batch_size)
-    ]
-    return join_tiles(batch_of(parts), data.tiling, *dataset.frame(index))
-
-
-def _tiles(model: AnomalyModel, data: DefectDataModule, dataset: SplitDataset, index: int) -> Tensor:
-    """All tiles of an image as a batch, where the model is and in its precision."""
-    weight = next(chain(model.parameters(), model.buffers()))
-    tiles = range(len(data.tiling.corners(*dataset.frame(index))))
-    return collate([dataset[0, index, tile] for tile in tiles])["image"].to(weight.device, weight.dtype)
-
-
-@torch.inference_mode()
-def _seconds_per_image(model: AnomalyModel, data: DefectDataModule) -> float:
-    """The median time of a prediction, one image at a time and after a warm-up, without reading the image."""
-    dataset, times = data.dataset("test"), []
-    model.eval()
-    for turn in range(_WARM + _TIMED if data.plan.full_size is not None else 1):  # a large image has many tiles
-        image = _tiles(model, data, dataset, turn % len(dataset))
-        started = time.perf_counter()
-        for tiles in torch.split(image, data.plan.load.batch_size):
-            float(next(iter(model.predict(tiles).scores.values()))[0])  # on a GPU, wait for it
-        times.append(time.perf_counter() - started)
-    return float(np.median(times[_WARM:] or times))
 
 
 def _greys(store: ImageStore, records: tuple[Record, ...]) -> npt.NDArray[np.uint8]:

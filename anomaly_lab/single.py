@@ -1,0 +1,83 @@
+"""What a trained model makes of single images: pictures for the gallery, and how long one takes."""
+
+from __future__ import annotations
+
+import time
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anomaly_lab.data.datamodule import DefectDataModule, SplitDataset, collate
+from anomaly_lab.metrics.maps import batch_of, join_tiles
+from anomaly_lab.models.base import AnomalyModel
+from anomaly_lab.types import IGNORE, Prediction
+
+_SHOWN = 512  # side of the gallery's pictures of images that keep their own size
+_WARM, _TIMED = 3, 15  # predictions before and while the time of one is taken
+
+
+@torch.inference_mode()
+def pictures(model: AnomalyModel, data: DefectDataModule, chosen: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    """What the model made of the chosen test images, as the figures and the report want it."""
+    dataset = data.dataset("test")
+    model.eval()
+    found: dict[str, list[npt.NDArray[Any]]] = {}
+    for index in chosen:
+        prediction = predict_whole(model, data, dataset, int(index))
+        image, mask = dataset.whole(int(index))
+        pictures = {"index": index, "image": image, "mask": mask}
+        if prediction.reconstruction is not None:
+            pixels = prediction.reconstruction[0].float().clamp(0, 1).mul(255).round().byte()
+            pictures["reconstruction"] = pixels.permute(1, 2, 0).cpu().numpy()
+        if prediction.anomaly_map is not None:
+            pictures["anomaly_map"] = prediction.anomaly_map[0, 0].float().cpu().numpy()
+        if data.plan.full_size is None:
+            pictures = {name: picture if name == "index" else _smaller(picture) for name, picture in pictures.items()}
+        for name, picture in pictures.items():
+            found.setdefault(name, []).append(picture)
+    return {name: np.stack(parts) for name, parts in found.items()}
+
+
+def _smaller(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A picture of any size as a square of `_SHOWN` pixels; of masks and maps the maximum, so small defects stay."""
+    tensor = torch.from_numpy(np.atleast_3d(picture)).permute(2, 0, 1)[None].float()
+    pool = F.adaptive_avg_pool2d if picture.ndim == 3 else F.adaptive_max_pool2d
+    if picture.ndim == 2 and picture.dtype == np.uint8:
+        tensor = torch.where(tensor == IGNORE, -1.0, tensor)  # what is known counts more than what is not
+    pooled = pool(tensor, _SHOWN)[0]
+    pooled = torch.where(pooled < 0, float(IGNORE), pooled) if picture.dtype == np.uint8 else pooled
+    return pooled.permute(1, 2, 0).numpy().astype(picture.dtype).reshape(_SHOWN, _SHOWN, *picture.shape[2:])
+
+
+def predict_whole(model: AnomalyModel, data: DefectDataModule, dataset: SplitDataset, index: int) -> Prediction:
+    """The prediction for one image, whatever its tiles."""
+    parts = [
+        model.predict(tiles) for tiles in torch.split(_tiles(model, data, dataset, index), data.plan.load.batch_size)
+    ]
+    return join_tiles(batch_of(parts), data.tiling, *dataset.frame(index))
+
+
+def _tiles(model: AnomalyModel, data: DefectDataModule, dataset: SplitDataset, index: int) -> Tensor:
+    """All tiles of an image as a batch, where the model is and in its precision."""
+    weight = next(chain(model.parameters(), model.buffers()))
+    tiles = range(len(data.tiling.corners(*dataset.frame(index))))
+    return collate([dataset[0, index, tile] for tile in tiles])["image"].to(weight.device, weight.dtype)
+
+
+@torch.inference_mode()
+def seconds_per_image(model: AnomalyModel, data: DefectDataModule) -> float:
+    """The median time of a prediction, one image at a time and after a warm-up, without reading the image."""
+    dataset, times = data.dataset("test"), []
+    model.eval()
+    for turn in range(_WARM + _TIMED if data.plan.full_size is not None else 1):  # a large image has many tiles
+        image = _tiles(model, data, dataset, turn % len(dataset))
+        started = time.perf_counter()
+        for tiles in torch.split(image, data.plan.load.batch_size):
+            float(next(iter(model.predict(tiles).scores.values()))[0])  # on a GPU, wait for it
+        times.append(time.perf_counter() - started)
+    return float(np.median(times[_WARM:] or times))
