@@ -72,7 +72,11 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
                 raise ConfigError(str(cause or error).splitlines()[0]) from None
             wrong = str(cause.full_key)
             # a whole node may have been given, and only one key of it is wrong
-            for key in (str(o.key_or_group) for o in parsed if wrong.startswith(f"{o.key_or_group}.")):
+            for key in (
+                str(o.key_or_group)
+                for o in parsed
+                if wrong.startswith(f"{o.key_or_group}.") and isinstance(o.value(), dict)
+            ):
                 raise ConfigError(
                     f"There is no option {wrong!r} to be set by {key}={{...}}; to replace all of {key}, take it out "
                     f"first: '~{key}' '+{key}={{...}}'."

@@ -140,3 +140,9 @@ def test_a_whole_node_can_be_replaced_and_an_error_says_how():
         compose("train", ["model.optimizer={_target_: torch.optim.SGD, momentum: 0.9}"])
     config = compose("train", ["~model.optimizer", "+model.optimizer={_target_: torch.optim.SGD, momentum: 0.9}"])
     assert config["model"]["optimizer"] == {"_target_": "torch.optim.SGD", "momentum": 0.9}
+
+
+@pytest.mark.parametrize("before", [[], ["model=unet"]])
+def test_a_typo_below_a_chosen_model_is_answered_with_the_nearest_option(before):
+    with pytest.raises(ConfigError, match=r"no option 'model\.optimizr'.*Did you mean 'model\.optimizer"):
+        compose("train", [*before, "model.optimizr=3"])

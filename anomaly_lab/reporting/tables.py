@@ -101,7 +101,7 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for heading in ("AUROC\n[95% CI]", "floor\n(1-NN)", "F1", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("run", overflow="fold")
-    notes = ["F1 is the one at val_quantile"]
+    notes = ["F1 is the one at the threshold to deploy"]
     is_any_below = False
     for row in rows:
         metrics = row.get("metrics") or {}
