@@ -37,14 +37,14 @@ def run(way: str, count: int) -> tuple[float, float, float]:
     """Seconds for the metric, MiB that the process grew by meanwhile, and the AUROC, over generated maps."""
     torch.manual_seed(0)
     tally, maps, masks, seconds = PixelTally(), [], [], 0.0
-    _add(tally, *_batch())  # what is imported or laid out once is no growth
+    tally.update(*_batch())  # what is imported or laid out once is no growth
     tally.reset()
     before = _memory()
     for _ in range(count // BATCH):
         anomaly_map, mask = _batch()
         started = time.perf_counter()
         if way == WAYS[0]:
-            _add(tally, anomaly_map, mask)
+            tally.update(anomaly_map, mask)
         else:
             maps.append(anomaly_map)
             masks.append(mask)
@@ -55,10 +55,6 @@ def run(way: str, count: int) -> tuple[float, float, float]:
     else:
         auroc = float(binary_auroc(torch.cat(maps).flatten(), torch.cat(masks).flatten().long()))
     return seconds + time.perf_counter() - started, _memory() - before, auroc
-
-
-def _add(tally: PixelTally, anomaly_map: torch.Tensor, mask: torch.Tensor) -> None:
-    tally.update(anomaly_map, mask)
 
 
 def _batch() -> tuple[torch.Tensor, torch.Tensor]:

@@ -47,6 +47,7 @@ class Evaluation(nn.Module):
         self.tiling: Tiling | None = None
         self.frames: Sequence[tuple[int, int]] = ()
         self.by_tile = False
+        self._whole = True  # every sample is a whole image
         self._waiting: list[tuple[dict[str, Tensor], Prediction]] = []
 
     def start(
@@ -64,6 +65,7 @@ class Evaluation(nn.Module):
         self.pixels.reset()
         self.pixels.threshold = threshold
         self.tiling, self.frames, self.by_tile, self._waiting = tiling, frames, by_tile, []
+        self._whole = all(frame == (tiling.side, tiling.side) for frame in frames)  # once, not at every batch
 
     def update(self, batch: Batch, prediction: Prediction) -> None:
         """Add one batch; the tiles of an image come one after the other."""
@@ -71,7 +73,7 @@ class Evaluation(nn.Module):
         tiling = self.tiling
         if self.by_tile and prediction.anomaly_map is not None:
             self.pixels.update(prediction.anomaly_map, batch["mask"])
-        if tiling is None or all(frame == (tiling.side, tiling.side) for frame in self.frames):
+        if tiling is None or self._whole:
             self._add(about, prediction)
             return
         for row, index in enumerate(batch["index"].tolist()):
