@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_ranks
 
 from anomaly_lab.metrics.gather import ScoreGather
 
@@ -80,16 +79,12 @@ def test_half_precision_and_gradients_are_no_matter():
     assert (index.tolist(), label.tolist(), scores["RLX"].tolist()) == ([0, 1], [0, 1], [1.5, 0.5])
 
 
-def one_rank(rank, world, store, shares, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    gather = ScoreGather(NAMES)
-    tensors = data(13)
+def gather_twice(rows, put):
+    gather, tensors = ScoreGather(NAMES), data(13)
     for _ in range(2):  # a second epoch, after a reset
         gather.reset()
-        feed(gather, shares[rank], 3, tensors)
-        results.put((rank, plain(gather.compute())))
-    dist.destroy_process_group()
+        feed(gather, rows, 3, tensors)
+        put(plain(gather.compute()))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -102,18 +97,6 @@ def one_rank(rank, world, store, shares, results):
     ],
 )
 def test_every_rank_has_what_a_single_process_has(tmp_path, shares):
-    context = mp.get_context("fork")  # torch is imported already
-    results = context.SimpleQueue()
-    world = len(shares)
-    processes = [
-        context.Process(target=one_rank, args=(rank, world, tmp_path / "store", shares, results))
-        for rank in range(world)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * world
-    found = [results.get() for _ in range(2 * world)]
+    world, found = len(shares), on_ranks(gather_twice, shares, tmp_path)
     assert sorted(rank for rank, _ in found) == sorted([*range(world)] * 2)
     assert all(value == expected(data(13)) for _, value in found)

@@ -3,11 +3,10 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from ranks import on_ranks
 from sklearn.metrics import roc_auc_score
 
 from anomaly_lab.errors import TrainingError
@@ -570,18 +569,15 @@ def test_it_goes_on_outside_of_the_inference_mode_it_began_in():
     assert np.array_equal(first.normal, kept)
 
 
-def one_rank(rank, world, store, shares, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+def tally_twice(rows, put):
     maps, masks = drawn(7)
     tally = PixelTally(0.5)
     for _ in range(2):  # a second epoch, after a reset
         tally.reset()
-        for start in range(0, len(shares[rank]), 2):
-            some = shares[rank][start : start + 2]
+        for start in range(0, len(rows), 2):
+            some = rows[start : start + 2]
             tally.update(maps[some], masks[some])
-        results.put((rank, same(tally.compute(), tallied_alone)))
-    dist.destroy_process_group()
+        put(same(tally.compute(), tallied_alone))
 
 
 tallied_alone = tallied(*drawn(7), 0.5)
@@ -590,16 +586,5 @@ tallied_alone = tallied(*drawn(7), 0.5)
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("shares", [[[0, 2, 4, 6], [1, 3, 5]], [[], [6, 5, 0, 1], [4, 2, 3]]])
 def test_every_rank_has_what_a_single_process_has(tmp_path, shares):
-    context = mp.get_context("fork")  # torch is imported already
-    results = context.SimpleQueue()
-    world = len(shares)
-    processes = [
-        context.Process(target=one_rank, args=(rank, world, tmp_path / "store", shares, results))
-        for rank in range(world)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * world
-    assert [results.get()[1] for _ in range(2 * world)] == [True] * 2 * world
+    found = on_ranks(tally_twice, shares, tmp_path)
+    assert [value for _, value in found] == [True] * 2 * len(shares)
