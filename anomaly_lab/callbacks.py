@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 
 from anomaly_lab.errors import TrainingError
 from anomaly_lab.runs import write_text
@@ -71,6 +72,13 @@ class History(Callback):
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
         return text.getvalue()
+
+
+class ProgressBar(RichProgressBar):
+    """Counts epochs from 1, as curves.csv and everything else a person sees does."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
 
 class SeedEachBatch(Callback):

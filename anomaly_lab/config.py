@@ -81,8 +81,13 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
                     f"There is no option {wrong!r} to be set by {key}={{...}}; to replace all of {key}, take it out "
                     f"first: '~{key}' '+{key}={{...}}'."
                 ) from None
-            kept = [text for text, override in zip(overrides, parsed, strict=True) if override.key_or_group != wrong]
-            known = _dotted(OmegaConf.to_container(hydra_compose(verb, kept), resolve=False))
+            chosen = [
+                text
+                for text, override in zip(overrides, parsed, strict=True)
+                if (conf_dir() / override.key_or_group).is_dir()
+            ]
+            tree = OmegaConf.to_container(hydra_compose(verb, chosen), resolve=False)
+            known = _dotted(tree) if "." in wrong else list(map(str, tree or ()))
             raise ConfigError(f"There is no option {wrong!r}. {nearest(wrong, known, listed=False)}") from None
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(str(error).splitlines()[0]) from None

@@ -26,7 +26,11 @@ def main(arguments: Sequence[str]) -> int:
     if arguments:
         raise ConfigError(f"doctor takes no options, got {' '.join(arguments)}.")
     console = Console()
-    for title, rows in (("Machine", machine()), ("Packages", packages()), ("Datasets", datasets())):
+    parent = os.environ.get(DATA_VARIABLE)
+    found_in = (
+        f"Datasets, looked for in {DATA_VARIABLE}={parent}" if parent else f"Datasets ({DATA_VARIABLE} is not set)"
+    )
+    for title, rows in (("Machine", machine()), ("Packages", packages()), (found_in, datasets())):
         table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
         for row in rows:
             table.add_row(*row)
@@ -69,8 +73,7 @@ def packages() -> list[tuple[str, str]]:
 
 def datasets() -> list[tuple[str, str, str]]:
     """Every dataset: where it is, or how to get it."""
-    parent = os.environ.get(DATA_VARIABLE)
-    rows = [(DATA_VARIABLE, parent or "not set", "the folder that holds the datasets' own folders")]
+    rows = []
     for path in sorted((conf_dir() / "dataset").glob("*.yaml")):
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not path.stem.startswith("_"):

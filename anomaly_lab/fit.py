@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from pydantic import ValidationError
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from anomaly_lab.callbacks import History, SeedEachBatch
+from anomaly_lab.callbacks import History, ProgressBar, SeedEachBatch
 from anomaly_lab.config import ASKED, Config, as_partial, locate
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.plan import DataPlan
@@ -114,7 +114,7 @@ def training_callbacks(
         SeedEachBatch(seed),
         history,
         # ten redraws a second: a redraw at every step costs more than the step's own bookkeeping
-        RichProgressBar(refresh_rate=10, console_kwargs=console),
+        ProgressBar(refresh_rate=10, console_kwargs=console),
         ModelCheckpoint(checkpoints, "last", enable_version_counter=False),
     ]
 
@@ -183,7 +183,7 @@ def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs
         trainer.fit(copy.deepcopy(model), data.train_dataloader())
     batches = data.steps
     if len(clock.times) < 3:
-        return f"Training: {epochs} epochs of {batches} batches."
+        return f"Training up to epoch {epochs}, {batches} batches each."
     minutes = (clock.times[-1] - clock.times[1]) / (len(clock.times) - 2) * batches * epochs / 60
     if trainer.strategy.root_device.type == "cuda":
         memory, where = torch.cuda.max_memory_allocated(), "GPU memory"
@@ -191,7 +191,8 @@ def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs
         unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
         memory, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "memory"
     took = f"{minutes:.0f} min" if minutes >= 2 else f"{minutes * 60:.0f} s"
-    return f"Training: {epochs} epochs of {batches} batches, about {took} and {memory / 2**30:.1f} GiB of {where}."
+    used = f"about {took} and {memory / 2**30:.1f} GiB of {where}"
+    return f"Training up to epoch {epochs}, {batches} batches each: {used}."
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from anomaly_lab.metrics.maps import batch_of, join_tiles
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.types import IGNORE, Prediction
 
-_SHOWN = 512  # side of the gallery's pictures of images that keep their own size
+_SHOWN = 512  # the most pixels to a side of the gallery's pictures, of images that keep their own size
 _WARM, _TIMED = 3, 15  # predictions before and while the time of one is taken
 
 
@@ -27,6 +27,8 @@ def pictures(model: AnomalyModel, data: DefectDataModule, chosen: npt.NDArray[np
     dataset = data.dataset("test")
     model.eval()
     found: dict[str, list[npt.NDArray[Any]]] = {}
+    largest = np.max([dataset.frame(int(index)) for index in chosen], axis=0)
+    scale = min(1.0, _SHOWN / largest.max()) if data.plan.full_size is None else 1.0
     for index in chosen:
         prediction = predict_whole(model, data, dataset, int(index))
         image, mask = dataset.whole(int(index))
@@ -36,22 +38,31 @@ def pictures(model: AnomalyModel, data: DefectDataModule, chosen: npt.NDArray[np
             pictures["reconstruction"] = pixels.permute(1, 2, 0).cpu().numpy()
         if prediction.anomaly_map is not None:
             pictures["anomaly_map"] = prediction.anomaly_map[0, 0].float().cpu().numpy()
-        if data.plan.full_size is None:
-            pictures = {name: picture if name == "index" else _smaller(picture) for name, picture in pictures.items()}
         for name, picture in pictures.items():
-            found.setdefault(name, []).append(picture)
+            found.setdefault(name, []).append(picture if name == "index" else _smaller(picture, scale, largest))
     return {name: np.stack(parts) for name, parts in found.items()}
 
 
-def _smaller(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A picture of any size as a square of `_SHOWN` pixels; of masks and maps the maximum, so small defects stay."""
+def _smaller(picture: npt.NDArray[Any], scale: float, largest: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """A picture times `scale`, on a sheet that the `largest` (height, width) of all fits on.
+
+    Of masks and maps the maximum, so small defects stay; beside the picture a mask is unknown.
+    """
+    if scale == 1 and picture.shape[:2] == tuple(largest):
+        return picture
     tensor = torch.from_numpy(np.atleast_3d(picture)).permute(2, 0, 1)[None].float()
     pool = F.adaptive_avg_pool2d if picture.ndim == 3 else F.adaptive_max_pool2d
-    if picture.ndim == 2 and picture.dtype == np.uint8:
+    is_mask = picture.ndim == 2 and picture.dtype == np.uint8
+    if is_mask:
         tensor = torch.where(tensor == IGNORE, -1.0, tensor)  # what is known counts more than what is not
-    pooled = pool(tensor, _SHOWN)[0]
-    pooled = torch.where(pooled < 0, float(IGNORE), pooled) if picture.dtype == np.uint8 else pooled
-    return pooled.permute(1, 2, 0).numpy().astype(picture.dtype).reshape(_SHOWN, _SHOWN, *picture.shape[2:])
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    pooled = pool(tensor, (height, width))[0]
+    pooled = torch.where(pooled < 0, float(IGNORE), pooled) if is_mask else pooled
+    sheet = np.full(
+        (*(np.round(largest * scale).astype(int)), *picture.shape[2:]), IGNORE if is_mask else 0, picture.dtype
+    )
+    sheet[:height, :width] = pooled.permute(1, 2, 0).numpy().reshape(height, width, *picture.shape[2:])
+    return sheet
 
 
 def predict_whole(model: AnomalyModel, data: DefectDataModule, dataset: SplitDataset, index: int) -> Prediction:

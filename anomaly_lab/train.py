@@ -50,6 +50,11 @@ def main(arguments: Sequence[str]) -> int:
         _hand_to_hydra(list(arguments))
         return 0
     if unknown := sorted(flags - {"-m", "--multirun"}):
+        key, _, value = unknown[0].lstrip("-").partition("=")
+        known = compose("train", [])
+        if key in known:
+            value = value or ("true" if isinstance(known[key], bool) else "...")
+            raise ConfigError(f"Options are written without dashes: {key}={value} in place of {unknown[0]}.")
         raise ConfigError(
             f"There is no flag {unknown[0]}. {nearest(unknown[0], ['-m', '--multirun', *sorted(_PRINTING)])}"
         )

@@ -55,7 +55,7 @@ def test_a_spot_of_12_pixels_is_found_in_tiles_and_lost_when_the_picture_is_squa
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
     gallery = np.load(tiled_run / "predictions/gallery.npz")
-    assert gallery["image"].shape[1:] == (512, 512, 3)
+    assert gallery["image"].shape[1:] == (384, 512, 3), "as high and wide as the pictures"
     assert (gallery["mask"] == 1).any((1, 2)).sum() == 2, "a spot is not lost in the gallery"
     assert (tiled_run / "figures/cases.png").exists()
     assert (squashed_run / "figures/cases.png").exists()

@@ -193,7 +193,7 @@ def test_normal_pictures_only_give_a_threshold_and_reasons_for_the_rest(tiny, pi
 def test_an_estimate_comes_before_the_training(tiny, caplog):
     caplog.set_level("INFO", logger="anomaly_lab")
     assert main(["train", *tiny, "trainer.estimate=true"]) == 0
-    assert re.search(r"Training: 2 epochs of \d+ batches, about \d+ s and \d+\.\d GiB of memory", caplog.text)
+    assert re.search(r"Training up to epoch 2, \d+ batches each: about \d+ s and \d+\.\d GiB of memory", caplog.text)
 
 
 def test_an_estimate_changes_nothing(tiny, tmp_path):

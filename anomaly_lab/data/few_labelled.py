@@ -13,6 +13,7 @@ from anomaly_lab.data.records import GOOD, Record
 from anomaly_lab.errors import ConfigError
 
 PAPER_UNLABELLED = 2  # images of each test folder that join the unlabelled ones (P2 Table 1, inferred from its counts)
+FEW_TESTED = 20  # defective images, under which some that are kept for labels had better be tested
 
 
 @dataclass
@@ -77,9 +78,13 @@ def split_few_labelled(records: list[Record], options: SplitOptions) -> tuple[di
     return lists, notes + _own_notes(records, lists, drawn.paths)
 
 
+def can_be_labelled(records: list[Record]) -> bool:
+    """Whether there are defective images, and masks to learn them from."""
+    return any(record.mask for record in records if record.label)
+
+
 def _require_labels(records: list[Record]) -> None:
-    """Check that there are defective images, and masks to learn them from."""
-    if any(record.mask for record in records if record.label):
+    if can_be_labelled(records):
         return
     found = sum(record.label for record in records)
     what = f"none of the {found} defective images has one" if found else "there is no defective image"
@@ -145,7 +150,13 @@ def _own_notes(records: list[Record], lists: dict[str, list[Record]], aside: set
     unmasked = sum(record.mask is None for record in defectives([records]))
     if unmasked:
         notes.append(f"{unmasked} defective images have no mask, so they are not labelled.")
-    unused = len(aside - {record.path for drawn in lists.values() for record in drawn})
+    used = {record.path for drawn in lists.values() for record in drawn}
+    unused = len(aside - used)
+    tested = sum(record.label for record in lists["test"])
+    if tested < FEW_TESTED and any(record.label and record.path in aside - used for record in records):
+        notes.append(
+            f"Only {tested} defective images are left to test: dataset.label_reserve=null keeps none for more labels."
+        )
     if unused:
         notes.append(
             f"{unused} images of the parts that labels and unlabelled images are taken from are in no list: kept for "

@@ -7,11 +7,12 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 from anomaly_lab.config import locate
+from anomaly_lab.data.few_labelled import can_be_labelled
 from anomaly_lab.data.options import NATIVE, LoadOptions, SplitOptions
 from anomaly_lab.data.records import DefectDataset, Record
 from anomaly_lab.data.splits import Split, make_split
@@ -75,9 +76,18 @@ class DataPlan:
 
 
 def make_plan(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DataPlan:
-    """Scan and split the dataset of a resolved `dataset` config."""
-    dataset = make_dataset(config, allow)
-    return DataPlan(dataset, make_split(dataset.scan(), _options(SplitOptions, config)), load_options(config))
+    """Scan and split the dataset of a resolved `dataset` config.
+
+    A method that learns from no label needs none: where there is nothing to label, `few_labelled` is `normal_only`.
+    """
+    dataset, options, load = make_dataset(config, allow), _options(SplitOptions, config), load_options(config)
+    records = dataset.scan()
+    notes: tuple[str, ...] = ()
+    if options.protocol == "few_labelled" and load.learns_from == ("unlabelled",) and not can_be_labelled(records):
+        options = replace(options, protocol="normal_only")
+        notes = ("No defective image has a mask, and none is needed to train: split by dataset.protocol=normal_only.",)
+    split = make_split(records, options)
+    return DataPlan(dataset, replace(split, notes=(*notes, *split.notes)), load)
 
 
 def make_dataset(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DefectDataset:

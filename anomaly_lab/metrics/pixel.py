@@ -18,8 +18,9 @@ AREAS = {"1-15": 1, "16-63": 16, "64-255": 64, "256-1023": 256, "1024+": 1024}  
 
 _ZERO = BINS // 2  # the bin whose lowest value is 0
 _RANKED = ("pixel_auroc", "pixel_auroc_error", "pixel_aupro", "pixel_aupro_error")
-_ABSENT = {"defect": "no defective or flagged pixels", "background": "no normal or unflagged pixels"}
+_ABSENT = {"defect": "no defective pixels", "background": "no normal or unflagged pixels"}
 _IOUS = ("pixel_iou_defect", "pixel_iou_background", "pixel_miou")
+_EMPTY = ("floor_empty_miou", "floor_empty_mae")
 _AT_ORACLE = tuple(f"{name}_oracle" for name in ("pixel_threshold", *_IOUS, "pixel_mae"))
 _AT_THRESHOLD = ("pixel_threshold", *_IOUS, "pixel_mae", "pixel_miou_per_image")
 _BY_AREA = ("pixel_recall_by_area",)
@@ -52,7 +53,8 @@ def pixel_metrics(
     IoU is pooled over the set, but for `pixel_miou_per_image`, the mean over images of the mean over classes; an
     image whose truth and flags both lack a class has the other class only. `pixel_mae` is wrong pixels per image.
     `pixel_auroc` and `pixel_aupro` are within their `_error` of the value without bins. The suffix `_oracle` is for
-    the threshold of largest TPR - FPR on the set itself. `where` and `no_threshold` are words for the reasons.
+    the threshold of largest TPR - FPR on the set itself, which need not be the one of largest IoU. `floor_empty_` is
+    what flagging nothing gets. `where` and `no_threshold` are words for the reasons.
     """
     unranked = missing_pixels(totals, where)
     unscored = None if totals.images else f"no scored pixels in {where}"
@@ -65,6 +67,7 @@ def pixel_metrics(
         (_AT_THRESHOLD, unset, _at_threshold),
         (_BY_AREA, unset or no_region, _by_area),
         (_AT_ORACLE, unranked, _at_oracle),
+        (_EMPTY, unranked, _empty),
     ):
         metrics |= dict.fromkeys(names) if reason else find(totals)
         reasons |= dict.fromkeys(names, reason) if reason else {}
@@ -188,8 +191,16 @@ def _at_oracle(totals: PixelTotals) -> dict[str, Any]:
     return {f"{name}_oracle": value for name, value in metrics.items()}
 
 
+def _empty(totals: PixelTotals) -> dict[str, Any]:
+    """The mean IoU and the wrong pixels per image of a map that flags nothing."""
+    normal, defective = int(totals.normal.sum()), int(totals.defective.sum())
+    return {"floor_empty_miou": normal / (normal + defective) / 2, "floor_empty_mae": defective / totals.images}
+
+
 def _at(threshold: float | None, counts: Counts, images: int) -> dict[str, Any]:
     defect, background = (None if math.isnan(iou) else float(iou) for iou in class_ious(counts))
+    if not counts[0] + counts[2]:  # without a true defect, zero would be a verdict on the method
+        defect = None
     return {
         "pixel_threshold": threshold,
         "pixel_iou_defect": defect,

@@ -61,8 +61,8 @@ class PCA(AnomalyModel):
 
         if len(images) < len(self.components):
             raise ConfigError(
-                f"model.latent_dim={len(self.components)} asks for more components than there are training images "
-                f"({len(images)})."
+                f"model.latent_dim={len(self.components)} components cannot be fitted to {len(images)} training "
+                f"images: set model.latent_dim={max(1, len(images) // 2)}, for example."
             )
         method = decomposition.PCA(len(self.components), svd_solver="randomized", random_state=0)
         found = method.fit(images.cpu().numpy())

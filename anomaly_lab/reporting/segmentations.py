@@ -61,9 +61,10 @@ def segmentation_figure(
     ious, threshold = defect_ious(table), metrics.get("pixel_threshold")
     columns = ["input", *(["reconstruction", "difference"] if "reconstruction" in gallery else []), "truth", "map"]
     shown = [place for rows in blocks.values() for _, place in rows]
-    scale = _scale(gallery["anomaly_map"][shown])
+    scale = _scale(gallery["anomaly_map"][shown], threshold)
     rows_in_all = sum(map(len, blocks.values()))
-    height = TOP + len(blocks) * HEADING + rows_in_all * (SIDE + GAP) + 0.35
+    tall = SIDE * float(np.clip(gallery["image"].shape[1] / gallery["image"].shape[2], 0.5, 2.5))  # room for the text
+    height = TOP + len(blocks) * HEADING + rows_in_all * (tall + GAP) + 0.35
     figure, page = sheet(LEFT + len(columns) * (SIDE + GAP) + 0.1, height)
     set_heading(figure, "Segmentations", title)
     for number, name in enumerate(columns):
@@ -77,12 +78,12 @@ def segmentation_figure(
             text = f"{plain(table.defect[row], 22)}\n{file}\nIoU of the defect {ious[row]:.3f}"
             page.text(0.12, top + 0.1, text, va="top", fontsize=8, linespacing=1.4)
             for number, column in enumerate(columns):
-                box = (LEFT + number * (SIDE + GAP), top, SIDE, SIDE)
+                box = (LEFT + number * (SIDE + GAP), top, SIDE, tall)
                 picture, look = _picture(gallery, place, column, scale)
                 paste(page, picture, box, **look)
                 if column == "map" and threshold is not None:
                     outline(page, gallery["anomaly_map"][place] >= threshold, box)
-            top += SIDE + GAP
+            top += tall + GAP
     note = f"map from {scale[0]:.3g} (black) to {scale[1]:.3g}"
     if threshold is not None:
         note += f" · yellow line: threshold {threshold:.4g}"
@@ -104,6 +105,9 @@ def _picture(
     return gallery["image" if column == "input" else column][place], {}
 
 
-def _scale(maps: npt.NDArray[Any]) -> tuple[float, float]:
+def _scale(maps: npt.NDArray[Any], threshold: float | None) -> tuple[float, float]:
+    """The ends of the colours; the threshold is between them, so a map that stays far below it is dark."""
     low, high = float(maps.min()), float(np.percentile(maps, 99.8))
+    if threshold is not None:
+        low, high = min(low, threshold), max(high, threshold)
     return low, high if high > low else low + 1.0

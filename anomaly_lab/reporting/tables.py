@@ -28,6 +28,7 @@ PIXELS = {  # the metric -> what its row is called
     "pixel_miou": "IoU, mean of defect and background",
     "train_pixel_miou": "  the same on the labelled images",
     "pixel_mae": "wrong pixels an image",
+    "floor_empty_miou": "  floor: marking nothing",
     "pixel_auroc": "AUROC",
     "pixel_aupro": "AUPRO, to FPR 0.3",
     "pixel_threshold": "threshold of the map",
@@ -91,17 +92,20 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
     A row has `overrides` (list of str), `status`, `run` (its directory, or None), for a failed job `cause`, of which
     the first line is shown, and `metrics` and `seconds` as in metrics.json, if it came so far. Overrides that all
-    jobs share, and the folder that holds all runs, are named once, below the table.
+    jobs share, and the folder that holds all runs, are named once, below the table. Beside a segmenter,
+    the IoU of defects and AUPRO stand in place of F1.
     """
+    by_pixels = any(_is_segmenter(row.get("metrics") or {}) for row in rows)
+    shown = {"IoU of\ndefects": "pixel_iou_defect", "AUPRO": "pixel_aupro"} if by_pixels else {"F1": "image_f1"}
     shared = _shared_overrides(rows)
     parent = _common_folder(rows)
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, caption_justify="left")
     table.add_column("job", overflow="fold")
     table.add_column("status", no_wrap=True)
-    for heading in ("AUROC\n[95% CI]", "floor\n(1-NN)", "F1", "time"):
+    for heading in ("AUROC\n[95% CI]", "floor\n(1-NN)", *shown, "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("run", overflow="fold")
-    notes = ["F1 is the one at the threshold to deploy"]
+    notes = [f"{'IoU' if by_pixels else 'F1'} is the one at the threshold to deploy"]
     is_any_below = False
     for row in rows:
         metrics = row.get("metrics") or {}
@@ -114,7 +118,7 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             Text(row["status"], style="bold red" if failed else ""),
             Text(("! " if _below(auroc, floor) else "") + "\n".join(_parts(auroc, metrics.get("image_auroc_ci")))),
             Text(number(floor)),
-            Text(number(metrics.get("image_f1"))),
+            *(Text(number(metrics.get(name))) for name in shown.values()),
             Text(duration(sum(row["seconds"].values()) if row.get("seconds") else None)),
             Text(run),
         )
@@ -136,15 +140,17 @@ def _ranking(metrics: Mapping[str, Any]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold", style="bold")
     auroc = metrics.get("image_auroc")
+    score = metrics.get("image_score")
     table.add_row(
-        Text("AUROC", style="bold"),
+        Text(f"AUROC of {score}" if score else "AUROC", style="bold"),
         Text(interval(auroc, metrics.get("image_auroc_ci")), style="bold"),
         Text(auroc_remark(auroc, metrics)),
     )
     for name, value in metrics.items():
         if name.startswith("image_auroc_") and name != "image_auroc_ci" and value is not None:
-            score = name.removeprefix("image_auroc_")
-            table.add_row(Text(f"  score {score}"), Text(number(value)), Text(auroc_remark(value, metrics)))
+            other = name.removeprefix("image_auroc_")
+            if other != score:
+                table.add_row(Text(f"  score {other}"), Text(number(value)), Text(auroc_remark(value, metrics)))
     for name, text in FLOOR_TEXTS.items():
         if metrics.get(name) is not None:
             table.add_row(Text(f"  floor: {text}"), Text(number(metrics[name])), Text())
@@ -194,19 +200,32 @@ def _pixels(metrics: Mapping[str, Any]) -> list[RenderableType]:
         return []
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column("pixels", no_wrap=True)
-    for heading in ("threshold\n(to deploy)", "oracle\n(TPR - FPR)"):
+    for heading in ("threshold\n(to deploy)", "largest TPR - FPR\n(oracle)"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, text in PIXELS.items():
         found, oracle = metrics.get(name), metrics.get(f"{name}_oracle")
         if found is not None or oracle is not None:
             style = "{:.0f}" if name == "pixel_mae" else "{:.4g}" if name == "pixel_threshold" else "{:.3f}"
             cells = [MISSING if value is None else style.format(value) for value in (found, oracle)]
+            if name == "pixel_miou" and _below(found, metrics.get("floor_empty_miou")):
+                cells[0] = f"! {cells[0]}"
             table.add_row(text, *(cells if f"{name}_oracle" in metrics else [cells[0], ""]))
     parts: list[RenderableType] = [Text(), table]
     if areas := metrics.get("pixel_recall_by_area"):
-        found_of = [f"{area}: {row['found']} of {row['count']}" for area, row in areas.items() if row["count"]]
-        parts.append(Text(f"defects found, by their area in pixels: {', '.join(found_of)}"))
+        parts += [Text(), _by_area(areas)]
     return parts
+
+
+def _by_area(areas: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Small defects are the ones that are missed: one row for each size that there is."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
+    table.add_column("defects by area\nin pixels", no_wrap=True)
+    for heading in ("how many", "with a marked\npixel", "share of\npixels marked"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for area, row in areas.items():
+        if row["count"]:
+            table.add_row(area, str(row["count"]), str(row["found"]), f"{row['pixel_recall']:.0%}")
+    return table
 
 
 def _per_defect(per_defect: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -264,6 +283,11 @@ def _printable(text: str) -> str:
 
 def _below(value: float | None, limit: float | None) -> bool:
     return value is not None and limit is not None and value < limit
+
+
+def _is_segmenter(metrics: Mapping[str, Any]) -> bool:
+    """Whether it marks pixels by a threshold of its own, and not by one from held-out normal images."""
+    return metrics.get("pixel_iou_defect") is not None and "threshold_normals" not in metrics
 
 
 def _first_line(cause: str | None) -> str:

@@ -450,3 +450,34 @@ def test_every_split_keeps_its_promises(records, how, train_count, tuning, unlab
         assert max(types(split, "labelled").values()) <= n
     reordered = [records[i] for i in np.random.default_rng(seed + 1).permutation(len(records))]
     assert make_split(reordered, options) == drawn[0]
+
+
+def normal_pictures(root, *, scratched=0):
+    """A folder of normal images, and of scratched ones with masks; every file is empty."""
+    names = [f"good/{i}.png" for i in range(20)]
+    names += [f"{folder}/{i}.png" for i in range(scratched) for folder in ("scratch", "masks/scratch")]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return f"dataset.root={root}"
+
+
+@pytest.mark.parametrize("model", ["ae", "pca"])
+def test_where_nothing_can_be_labelled_a_method_without_labels_does_without(model, tmp_path):
+    root = normal_pictures(tmp_path)
+    split = make_plan(compose("train", [f"model={model}", "dataset=folder", root])["dataset"]).split
+    assert {"train_normal", "val", "test"} <= set(split.lists)
+    assert "No defective image has a mask" in split.notes[0]
+    with pytest.raises(ConfigError, match="there is no defective image"):
+        make_plan(compose("train", ["model=unet", "dataset=folder", root])["dataset"])
+
+
+def test_few_defective_images_to_test_are_told_while_some_are_kept_for_labels(tmp_path):
+    asked = ["model=unet", "dataset=folder", normal_pictures(tmp_path, scratched=9)]
+    split = make_plan(compose("train", asked)["dataset"]).split
+    assert any(
+        note.startswith("Only 4 defective images are left to test: dataset.label_reserve=null") for note in split.notes
+    )
+    split = make_plan(compose("train", [*asked, "dataset.label_reserve=null"])["dataset"]).split
+    assert sum(record.label for record in split.lists["test"]) == 8
+    assert not any("left to test" in note for note in split.notes)

@@ -17,7 +17,8 @@ IOUS = ("pixel_iou_defect", "pixel_iou_background", "pixel_miou")
 RANKED = ("pixel_auroc", "pixel_auroc_error", "pixel_aupro", "pixel_aupro_error")
 AT_THRESHOLD = ("pixel_threshold", *IOUS, "pixel_mae", "pixel_miou_per_image", "pixel_recall_by_area")
 AT_ORACLE = tuple(f"{name}_oracle" for name in ("pixel_threshold", *IOUS, "pixel_mae"))
-CONTRACT = {*RANKED, *AT_THRESHOLD, *AT_ORACLE}
+FLOORS = ("floor_empty_miou", "floor_empty_mae")
+CONTRACT = {*RANKED, *AT_THRESHOLD, *AT_ORACLE, *FLOORS}
 
 REAL = st.floats(width=32, allow_nan=False)
 FINITE = st.floats(-1000, 1000, width=32).map(lambda value: value if abs(value) > 1e-9 else 0.0)
@@ -312,6 +313,10 @@ def test_everything_of_a_drawn_set_is_that_of_a_plain_computation():
     oracle = plain(metrics["pixel_threshold_oracle"])
     del oracle["pixel_miou_per_image"]
     assert {name: metrics[f"{name}_oracle"] for name in oracle} == pytest.approx(oracle, abs=1e-12)
+    empty = plain(np.inf)
+    assert empty["pixel_iou_defect"] == 0
+    found = {name: metrics[f"floor_empty_{name}"] for name in ("miou", "mae")}
+    assert found == pytest.approx({name: empty[f"pixel_{name}"] for name in found}, abs=1e-12)
 
 
 def test_the_threshold_of_the_largest_gap_by_hand():
@@ -416,14 +421,12 @@ def test_an_image_lacking_a_class_has_the_iou_of_the_other():
 def test_normal_pixels_only():
     maps, masks = torch.tensor([1.0, 2.0]).view(1, 1, 1, 2), torch.zeros(1, 1, 1, 2, dtype=torch.uint8)
     metrics, reasons = measured(maps, masks, 1.5)
-    given = {"pixel_iou_defect": 0, "pixel_iou_background": 0.5, "pixel_miou": 0.25, "pixel_mae": 1}
-    assert {name: metrics[name] for name in given} == given
-    ranked = {*RANKED, *AT_ORACLE, "pixel_recall_by_area"}
-    assert reasons == dict.fromkeys(ranked, "no defective pixels in test")
-    metrics, reasons = pixel_metrics(tallied(maps, masks, 3), where="val")
-    assert metrics["pixel_iou_defect"] is metrics["pixel_miou"] is None
+    given = {"pixel_iou_defect": None, "pixel_iou_background": 0.5, "pixel_miou": None, "pixel_mae": 1}
+    assert {name: metrics[name] for name in given} == given, "an IoU of zero would be a verdict on the method"
+    unknown = {*RANKED, *AT_ORACLE, *FLOORS, "pixel_recall_by_area", "pixel_iou_defect", "pixel_miou"}
+    assert reasons == dict.fromkeys(unknown, "no defective pixels in test")
+    metrics, _ = pixel_metrics(tallied(maps, masks, 3))
     assert metrics["pixel_iou_background"] == metrics["pixel_miou_per_image"] == 1
-    assert reasons["pixel_iou_defect"] == reasons["pixel_miou"] == "no defective or flagged pixels in val"
 
 
 def test_defective_pixels_only():
@@ -432,7 +435,7 @@ def test_defective_pixels_only():
     assert metrics["pixel_iou_defect"] == metrics["pixel_miou_per_image"] == 1
     assert metrics["pixel_iou_background"] is metrics["pixel_miou"] is None
     absent = dict.fromkeys(["pixel_iou_background", "pixel_miou"], "no normal or unflagged pixels in test")
-    assert reasons == dict.fromkeys([*RANKED, *AT_ORACLE], "no normal pixels in test") | absent
+    assert reasons == dict.fromkeys([*RANKED, *AT_ORACLE, *FLOORS], "no normal pixels in test") | absent
 
 
 def test_without_a_threshold_ranking_and_oracle_are_left():

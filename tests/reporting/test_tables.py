@@ -227,12 +227,39 @@ def test_pixels_stand_at_both_thresholds_and_by_area():
         "pixel_auroc": 0.95,
         "pixel_threshold": 0.5,
         "pixel_threshold_oracle": 0.123456,
-        "pixel_recall_by_area": {"1-15": {"count": 4, "found": 1}, "1024+": {"count": 0, "found": 0}},
+        "floor_empty_miou": 0.498,
+        "pixel_recall_by_area": {
+            "1-15": {"count": 4, "found": 1, "pixel_recall": 0.055},
+            "1024+": {"count": 0, "found": 0, "pixel_recall": None},
+        },
     }
     text = text_of(result_table(metrics, {}))
     assert line_with(text, "IoU of defects").split()[-2:] == ["0.432", "0.500"]
     assert line_with(text, "IoU, mean").split()[-2:] == ["0.700", "—"]
     assert line_with(text, "wrong pixels").split()[-2:] == ["123", "100"]
     assert line_with(text, "threshold of the map").split()[-2:] == ["0.5", "0.1235"]
-    assert line_with(text, "defects found").endswith("1-15: 1 of 4")
+    assert line_with(text, "floor: marking nothing").split()[-1] == "0.498"
+    assert line_with(text, "1-15").split() == ["1-15", "4", "1", "6%"]
+    assert "1024+" not in text
     assert "pixels" not in text_of(result_table(example_metrics(), {}))
+
+
+def test_a_segmentation_worse_than_marking_nothing_is_marked():
+    pixels = {"pixel_miou": 0.49, "pixel_miou_oracle": 0.6, "floor_empty_miou": 0.498}
+    assert line_with(text_of(result_table(pixels, {})), "IoU, mean").split()[-3:] == ["!", "0.490", "0.600"]
+
+
+def test_the_score_that_counts_is_named_and_stands_once():
+    text = text_of(result_table(example_metrics() | {"image_score": "RLX"}, {}))
+    assert line_with(text, "AUROC of RLX").split()[3] == "0.642"
+    assert "score RLX" not in text
+    assert "score RLZ" in text
+
+
+def test_a_sweep_of_segmenters_shows_their_pixels():
+    rows = [{"overrides": [f"seed={i}"], "status": "finished", "run": f"runs/x/unet/1a2b3c4d-s{i}"} for i in range(2)]
+    pixels = {"image_auroc": 0.7, "image_f1": 0.123, "pixel_iou_defect": 0.456, "pixel_aupro": 0.789}
+    text = text_of(sweep_table([row | {"metrics": pixels} for row in rows]))
+    assert {"0.456", "0.789"} <= set(line_with(text, "seed=1").split())
+    assert "0.123" not in text
+    assert "IoU is the one at the threshold to deploy" in text
