@@ -62,6 +62,11 @@ def segmentation_figure(
     columns = ["input", *(["reconstruction", "difference"] if "reconstruction" in gallery else []), "truth", "map"]
     shown = [place for rows in blocks.values() for _, place in rows]
     scale = _scale(gallery["anomaly_map"][shown], threshold)
+    note = f"map from {scale[0]:.3g} (black) to {scale[1]:.3g}"
+    if "reconstruction" in gallery:
+        difference, white = _difference(gallery, shown)
+        gallery = {**gallery, "difference": difference}
+        note += f" · difference white from {white:.2g}"
     rows_in_all = sum(map(len, blocks.values()))
     tall = SIDE * float(np.clip(gallery["image"].shape[1] / gallery["image"].shape[2], 0.5, 2.5))  # room for the text
     height = TOP + len(blocks) * HEADING + rows_in_all * (tall + GAP) + 0.35
@@ -84,7 +89,6 @@ def segmentation_figure(
                 if column == "map" and threshold is not None:
                     outline(page, gallery["anomaly_map"][place] >= threshold, box)
             top += tall + GAP
-    note = f"map from {scale[0]:.3g} (black) to {scale[1]:.3g}"
     if threshold is not None:
         note += f" · yellow line: threshold {threshold:.4g}"
     page.text(0.12, height - 0.12, f"{note} · grey in the truth: not scored", fontsize=9, color=DARK)
@@ -94,15 +98,20 @@ def segmentation_figure(
 def _picture(
     gallery: Mapping[str, npt.NDArray[Any]], place: int, column: str, scale: tuple[float, float]
 ) -> tuple[npt.NDArray[Any], dict[str, Any]]:
-    if column == "difference":  # P2 Eq. 3, with its three channels
-        image, made = (gallery[name][place].astype(np.int16) for name in ("image", "reconstruction"))
-        return np.abs(image - made).astype(np.uint8), {}
     if column == "truth":
         mask = gallery["mask"][place]
         return np.where(mask == 1, 255, np.where(mask == 0, 0, 110)), {"cmap": "gray", "vmin": 0, "vmax": 255}
     if column == "map":
         return gallery["anomaly_map"][place], {"cmap": "magma", "vmin": scale[0], "vmax": scale[1]}
     return gallery["image" if column == "input" else column][place], {}
+
+
+def _difference(gallery: Mapping[str, npt.NDArray[Any]], shown: list[int]) -> tuple[npt.NDArray[np.uint8], float]:
+    """P2 Eq. 3 with its three channels, (N, H, W, 3), brightened; and the difference of [0, 1] that is white in it."""
+    image, made = (gallery[name].astype(np.int16) for name in ("image", "reconstruction"))
+    difference = np.abs(image - made)
+    white = max(float(np.percentile(difference[shown], 99.8)), 1.0)
+    return np.minimum(difference * (255 / white), 255).astype(np.uint8), white / 255
 
 
 def _scale(maps: npt.NDArray[Any], threshold: float | None) -> tuple[float, float]:
