@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
 
 from anomaly_lab.errors import TrainingError
 from anomaly_lab.runs import write_text
@@ -79,6 +82,33 @@ class ProgressBar(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
+
+class Samples(Callback):
+    """Saves pictures of what a GAN has learnt after epochs 1, 2, 4, 8 and so on, and after the last one.
+
+    Args:
+        folder: where `epoch_0001.png` and so on go; a logger that takes images gets them too.
+        image: what the model is shown, (N, 3, H, W) in [0, 1].
+    """
+
+    def __init__(self, folder: Path, image: Tensor) -> None:
+        self.folder, self.image = folder, image
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw, in evaluation mode, and leave the model as it was."""
+        epoch = trainer.current_epoch + 1
+        is_power_of_two = epoch & (epoch - 1) == 0
+        if not trainer.is_global_zero or not (is_power_of_two or epoch == trainer.max_epochs):
+            return
+        pl_module.eval()
+        with torch.inference_mode():
+            pictures = pl_module.samples(self.image.to(pl_module.device))  # type: ignore[operator]  # a GAN's
+        pl_module.train()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_image(pictures, self.folder / f"epoch_{epoch:04}.png", nrow=8)
+        if isinstance(trainer.logger, WandbLogger):
+            trainer.logger.log_image("samples", [make_grid(pictures, nrow=8)], caption=[f"epoch {epoch}"])
 
 
 class SeedEachBatch(Callback):

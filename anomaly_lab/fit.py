@@ -19,19 +19,21 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from anomaly_lab.callbacks import History, ProgressBar, SeedEachBatch
+from anomaly_lab.callbacks import History, ProgressBar, Samples, SeedEachBatch
 from anomaly_lab.config import ASKED, Config, as_partial, locate
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.loggers import make_logger
 from anomaly_lab.models.base import AnomalyModel
+from anomaly_lab.models.gan import GAN
 from anomaly_lab.runs import Run
 from anomaly_lab.score import score
 from anomaly_lab.trainer import WholeCheckpoints, make_trainer, quieten
 
 log = logging.getLogger("anomaly_lab")
 
+_SAMPLES = 8  # training images whose reconstructions are drawn now and then
 _NOT_ARGUMENTS = (
     "_target_",
     "name",
@@ -83,6 +85,8 @@ def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule)
         if config["trainer"]["estimate"] and epochs > 0 and not model.fits_once:
             log.info("%s", estimate(config, model, data, epochs))
         callbacks = training_callbacks(config["seed"], history, run.checkpoints)
+        if isinstance(model, GAN):
+            callbacks.insert(-1, Samples(run.path / "samples", data.examples(_SAMPLES)))
         if wants_best:
             callbacks.insert(-1, _best_checkpoint(run.checkpoints))  # before `last`, which marks the epoch as done
         with make_logger(config, run) as logger:

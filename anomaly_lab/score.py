@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from anomaly_lab.data.store import ImageStore
 from anomaly_lab.metrics.evaluation import Gathered
 from anomaly_lab.metrics.floors import floors
 from anomaly_lab.metrics.image import image_metrics
-from anomaly_lab.metrics.pixel import gap_threshold, missing_pixels, pixel_metrics
+from anomaly_lab.metrics.pixel import at_largest_gap, missing_pixels, pixel_metrics
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.reporting.figures import draw_all, leakage_figure
@@ -45,8 +46,8 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
     plan = data.plan
     trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     names = [name for name in ("labelled", "val", "tune", "test") if plan.split.lists.get(name)]
-    threshold, reason = _pixel_threshold(trainer, model, data)
-    found = {name: _evaluate(trainer, model, data, name, threshold) for name in names}
+    threshold, reason, found = _pixel_threshold(trainer, model, data)
+    found |= {name: _evaluate(trainer, model, data, name, threshold) for name in names if name not in found}
     tables = {name: _table(plan.split.lists[name], model, gathered) for name, gathered in found.items()}
     test = tables["test"]
     metrics, reasons = image_metrics(
@@ -89,19 +90,22 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
     return {"metrics": metrics, "reasons": reasons, "seconds": seconds}
 
 
-def _pixel_threshold(trainer: Trainer, model: AnomalyModel, data: DefectDataModule) -> tuple[float | None, str]:
-    """Where a pixel is called defective, or why that is not known.
+def _pixel_threshold(
+    trainer: Trainer, model: AnomalyModel, data: DefectDataModule
+) -> tuple[float | None, str, dict[str, Gathered]]:
+    """Where a pixel is called defective, or why that is not known, and the list that was scored to find it.
 
     The method's own, or the one of largest TPR - FPR (P2 section 4.3) on the labelled training images, or where there
     are none on val's painted defects; never on the test images.
     """
     if model.pixel_threshold is not None or not model.has_map:
-        return model.pixel_threshold, ""
+        return model.pixel_threshold, "", {}
     for name in ("labelled", "val"):
         if data.plan.split.lists.get(name):
-            pixels = _evaluate(trainer, model, data, name, None).pixels
-            return gap_threshold(pixels), missing_pixels(pixels, name) or ""
-    return None, "no labelled images and no val to take a threshold from"
+            found = _evaluate(trainer, model, data, name, None)
+            pixels = at_largest_gap(found.pixels)
+            return pixels.threshold, missing_pixels(pixels, name) or "", {name: replace(found, pixels=pixels)}
+    return None, "no labelled images and no val to take a threshold from", {}
 
 
 def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:

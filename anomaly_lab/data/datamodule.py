@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -193,6 +194,12 @@ class DefectDataModule(LightningDataModule):
     def dataset(self, name: str) -> SplitDataset:
         """The list `name` of the split as samples, unchanged."""
         return SplitDataset(self.plan.split.lists[name], self.store, None, self.seed, self.tiling)
+
+    def examples(self, count: int) -> Tensor:
+        """The first training images, unchanged: at most `count` of them, (N, 3, H, W) in [0, 1]."""
+        records = self.plan.stream(self.plan.load.learns_from[0])[:count]
+        dataset = SplitDataset(records, self.store, None, self.seed, self.tiling)
+        return collate([dataset[0, index, 0] for index in range(len(records))])["image"]
 
     def train_dataloader(self) -> DataLoader[Batch] | CombinedLoader:
         """What the method learns from, shuffled and augmented: one stream of batches, or a dict of them."""

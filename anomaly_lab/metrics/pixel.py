@@ -101,6 +101,17 @@ def gap_threshold(totals: PixelTotals) -> float | None:
     return lowest_value(largest_gap(totals.normal, totals.defective), probability=totals.probability)
 
 
+def at_largest_gap(totals: PixelTotals) -> PixelTotals:
+    """The totals with the threshold of `gap_threshold` and the pooled counts there.
+
+    What is counted image by image or region by region is not known from the histograms, and stays as it is.
+    """
+    if missing_pixels(totals):
+        return totals
+    counts = counts_from(totals.normal, totals.defective, largest_gap(totals.normal, totals.defective))
+    return totals._replace(threshold=gap_threshold(totals), counts=counts)
+
+
 def curve_area(right: npt.NDArray[Any], up: npt.NDArray[Any], limit: float = 1.0) -> tuple[float, float]:
     """Area under a curve of bins up to `limit` on the horizontal axis, divided by `limit`, and the bound of its error.
 

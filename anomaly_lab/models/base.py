@@ -51,6 +51,7 @@ class AnomalyModel(LightningModule, ABC):
     streams: ClassVar[tuple[str, ...]] = ("unlabelled", "all")  # of one of which its batches come
     pixel_threshold: ClassVar[float | None] = None  # of the anomaly map; None: fitted on labelled images
     map_is_probability: ClassVar[bool] = False
+    losses_in_bar: ClassVar[tuple[str, ...]] = ()  # terms that the progress bar shows beside the loss
 
     @checked
     def __init__(
@@ -105,8 +106,9 @@ class AnomalyModel(LightningModule, ABC):
             means = dict(
                 zip(("loss", *(f"loss_{name}" for name in terms)), self._loss_sums / self._images, strict=True)
             )
-            self.log("loss", means.pop("loss"), prog_bar=True, on_step=False, on_epoch=True, batch_size=1)
-            self.log_dict(means, on_step=False, on_epoch=True, batch_size=1)
+            for name, mean in means.items():
+                in_bar = name == "loss" or name.removeprefix("loss_") in self.losses_in_bar
+                self.log(name, mean, prog_bar=in_bar, on_step=False, on_epoch=True, batch_size=1)
 
     def global_mean(self, values: Tensor) -> Tensor:
         """The mean over dimension 0 of (B, ...) and over all ranks."""

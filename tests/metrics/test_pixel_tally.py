@@ -10,7 +10,7 @@ from ranks import on_ranks
 from sklearn.metrics import roc_auc_score
 
 from anomaly_lab.errors import TrainingError
-from anomaly_lab.metrics.pixel import AREAS, BINS, gap_threshold, lowest_value, pixel_metrics
+from anomaly_lab.metrics.pixel import AREAS, BINS, at_largest_gap, gap_threshold, lowest_value, pixel_metrics
 from anomaly_lab.metrics.pixel_tally import PixelTally, defect_regions, pixel_bins, pixel_counts, pixel_histograms
 
 IOUS = ("pixel_iou_defect", "pixel_iou_background", "pixel_miou")
@@ -591,3 +591,13 @@ tallied_alone = tallied(*drawn(7), 0.5)
 def test_every_rank_has_what_a_single_process_has(tmp_path, shares):
     found = on_ranks(tally_twice, shares, tmp_path)
     assert [value for _, value in found] == [True] * 2 * len(shares)
+
+
+def test_the_counts_at_the_largest_gap_are_those_of_a_second_pass():
+    maps, masks = drawn()
+    once = at_largest_gap(tallied(maps, masks))
+    again = tallied(maps, masks, once.threshold)
+    assert once.threshold == gap_threshold(again)
+    assert once.counts.tolist() == again.counts.tolist()
+    nothing = tallied(maps, torch.zeros_like(masks))
+    assert same(at_largest_gap(nothing), nothing)

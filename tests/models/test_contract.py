@@ -17,8 +17,9 @@ def build(name, seed=0):
     config = compose("train", overrides)
     if config["model"]["latent_dim"] is not None:
         config = compose("train", [*overrides, "model.latent_dim=4"])
-    if "width" in config["model"]:
-        config["model"]["width"] = 4
+    for option, value in (("width", 4), ("search_steps", 5)):
+        if option in config["model"]:
+            config["model"][option] = value
     model = build_model(config)
     if model.fits_once:  # it has no random weights to start from
         model.fit(torch.rand(6, 3 * 32 * 32))

@@ -8,7 +8,7 @@ from sklearn import decomposition
 from anomaly_lab.config import compose
 from anomaly_lab.errors import ConfigError
 from anomaly_lab.fit import build_model
-from anomaly_lab.models.residual import residual_map
+from anomaly_lab.models.residual import residual_map, ssim
 from anomaly_lab.nets.bergmann import BergmannAutoencoder
 
 
@@ -76,5 +76,25 @@ def test_pca_is_scikit_learn_s():
 
 
 def test_more_components_than_images_is_an_error():
-    with pytest.raises(ConfigError, match=r"model\.latent_dim=5.*\(4\)"):
+    with pytest.raises(ConfigError, match=r"latent_dim=5 components.*4 training images: set model\.latent_dim=2"):
         build("pca").fit(torch.rand(4, 3 * 32 * 32))
+
+
+def test_ssim_is_scikit_image_s():
+    from skimage.metrics import structural_similarity
+
+    a, b = torch.rand(2, 3, 32, 40, generator=torch.Generator().manual_seed(0)).chunk(2)
+    b = (a + b / 4).clamp(0, 1)
+    pair = [image[0].permute(1, 2, 0).double().numpy() for image in (a, b)]
+    _, expected = structural_similarity(
+        *pair, win_size=11, use_sample_covariance=False, data_range=1.0, channel_axis=-1, full=True
+    )
+    inside = (slice(5, -5), slice(5, -5))  # at the border the two extend the image differently
+    np.testing.assert_allclose(ssim(a, b)[0, 0].numpy()[inside], expected.mean(-1)[inside], atol=1e-4)
+
+
+def test_ssim_of_constant_images_has_finite_gradients():
+    image = torch.full((1, 3, 32, 32), 0.5)
+    made = image.clone().requires_grad_()
+    (1 - ssim(image, made)).mean().backward()
+    assert made.grad.isfinite().all()
