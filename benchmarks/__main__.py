@@ -16,11 +16,18 @@ from rich.table import Table
 from anomaly_lab.errors import LabError, nearest
 from anomaly_lab.runs import write_json
 from anomaly_lab.trainer import quieten
-from benchmarks import cache, pixels, precision, segmenter, step
+from benchmarks import cache, pixels, precision, search, segmenter, step
 from benchmarks.machine import machine
 from benchmarks.setting import cache_at, make_setting
 
-PARTS: dict[str, Any] = {"step": step, "segmenter": segmenter, "precision": precision, "cache": cache, "pixels": pixels}
+PARTS: dict[str, Any] = {
+    "step": step,
+    "segmenter": segmenter,
+    "precision": precision,
+    "cache": cache,
+    "pixels": pixels,
+    "search": search,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
