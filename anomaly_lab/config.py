@@ -58,7 +58,11 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
         try:
             parsed = OverridesParser.create().parse_overrides(list(overrides))
             for override in parsed:  # the one group that may be missing, as long as nobody asks for it
-                if override.key_or_group == "recipe" and not (conf_dir() / f"recipe/{override.value()}.yaml").exists():
+                if override.key_or_group != "recipe" or override.is_delete():
+                    continue
+                if override.value() is None:
+                    raise ConfigError("recipe=null is not understood: ~recipe leaves the recipe out.")
+                if not (conf_dir() / f"recipe/{override.value()}.yaml").exists():
                     known = [path.stem for path in (conf_dir() / "recipe").glob("*.yaml")]
                     raise ConfigError(f"There is no recipe={override.value()}. {nearest(override.value(), known)}")
             return resolve(hydra_compose(verb, list(overrides)))

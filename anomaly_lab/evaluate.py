@@ -44,8 +44,8 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
     here = output.resolve() == run.path.resolve()
     if here and plan.sha256 != run.read().get("data_sha256"):
         raise RunError(
-            f"The images under {plan.dataset.root} are not those the run was tested on: some files have another size. "
-            "Give output=DIR to score them apart."
+            f"The images under {plan.dataset.root} are not those the run was tested on: some files hold "
+            "something else. Give output=DIR to score them apart."
         )
 
     from anomaly_lab.fit import build_model, load_checkpoint, restore

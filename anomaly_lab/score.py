@@ -93,19 +93,23 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
 def _pixel_threshold(
     trainer: Trainer, model: AnomalyModel, data: DefectDataModule
 ) -> tuple[float | None, str, dict[str, Gathered]]:
-    """Where a pixel is called defective, or why that is not known, and the list that was scored to find it.
+    """Where a pixel is called defective, or why that is not known, and what was scored to find it.
 
-    The method's own, or the one of largest TPR - FPR (P2 section 4.3) on the labelled training images, or where there
-    are none on val's painted defects; never on the test images.
+    The method's own, or the one of largest TPR - FPR (P2 section 4.3) on the labelled training images, or where these
+    have no defect on val's painted ones; never on the test images.
     """
     if model.pixel_threshold is not None or not model.has_map:
         return model.pixel_threshold, "", {}
+    reason = "no labelled images and no val to take a threshold from"
     for name in ("labelled", "val"):
         if data.plan.split.lists.get(name):
             found = _evaluate(trainer, model, data, name, None)
+            if reason := missing_pixels(found.pixels, name) or "":
+                continue
             pixels = at_largest_gap(found.pixels)
-            return pixels.threshold, missing_pixels(pixels, name) or "", {name: replace(found, pixels=pixels)}
-    return None, "no labelled images and no val to take a threshold from", {}
+            # val may be long; the labelled images are few, and their rows are to have their counts
+            return pixels.threshold, "", {"val": replace(found, pixels=pixels)} if name == "val" else {}
+    return None, reason, {}
 
 
 def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := sorted(flags - {"-m", "--multirun"}):
         key, _, value = unknown[0].lstrip("-").partition("=")
         known = compose("train", [])
-        if key in known:
-            value = value or ("true" if isinstance(known[key], bool) else "...")
+        if key.partition(".")[0] in known:
+            value = value or ("true" if isinstance(known.get(key), bool) else "...")
             raise ConfigError(f"Options are written without dashes: {key}={value} in place of {unknown[0]}.")
         raise ConfigError(
             f"There is no flag {unknown[0]}. {nearest(unknown[0], ['-m', '--multirun', *sorted(_PRINTING)])}"
@@ -92,10 +92,11 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
                 log.info("Going on with %s", run.path)
             run.start(config, plan)
             try:
-                if stage1 is not None:
-                    stage1.train()
-                from anomaly_lab.fit import fit  # torch and lightning come with it
+                from anomaly_lab.fit import build_model, fit  # torch and lightning come with it
 
+                if stage1 is not None:
+                    build_model(config)  # what cannot work is said before the first stage takes its time
+                    stage1.train()
                 run.finish(config, plan, fit(config, plan, run, stage1.run if stage1 else None))
             except Exception as error:
                 run.fail(config, plan, error, traceback.format_exc())
@@ -178,9 +179,14 @@ def _stage1_overrides(name: str, learns_from: list[str], overrides: Sequence[str
     dropped = _SECOND_STAGE_ONLY | ({"dataset.labelled_per_type"} if learns_from == ["unlabelled"] else set())
     for text in overrides:
         key = text.lstrip("+~").partition("=")[0]
+        if key == "model.stage1" or (key.startswith("model.stage1.") and text.startswith("~")):
+            raise ConfigError(
+                f"{text!r}: options of the first stage are set one by one, such as model.stage1.loss=ssim, and none is "
+                "taken out; null stands for nothing."
+            )
         if key.startswith("model.stage1."):
             texts.append(text.replace("model.stage1.", "model.", 1))
-        elif key == "model.latent_dim" or not (key in dropped or key.startswith("model.")):
+        elif key == "model.latent_dim" or text == "~recipe" or not (key in dropped or key.startswith("model.")):
             texts.append(text)
     return texts
 
@@ -194,6 +200,10 @@ def _check_given(run: Run, first: Config, config: Config, plan: DataPlan) -> Non
     here_and_there = [(key, config["dataset"].get(key), first["dataset"].get(key)) for key in _SAME_IN_BOTH_STAGES]
     trained = DataPlan(plan.dataset, run.split(), load_options(first["dataset"]))
     here_and_there.append(("full_size", plan.full_size, trained.full_size))
+    if trained.sha256 != run.read().get("data_sha256"):
+        raise ConfigError(
+            f"model.autoencoder={run.path} was trained on other images than those under {plan.dataset.root}."
+        )
     for key, here, there in here_and_there:
         if here != there:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from zlib import crc32
@@ -21,7 +22,10 @@ from anomaly_lab.data.records import Record
 from anomaly_lab.data.store import ImageStore
 from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.data.transforms import Augmentation
-from anomaly_lab.types import IGNORE, Batch, Sample
+from anomaly_lab.errors import DataError
+from anomaly_lab.types import DEFECTIVE, IGNORE, Batch, Sample
+
+log = logging.getLogger("anomaly_lab")
 
 Array = npt.NDArray[np.uint8]
 Key = tuple[int, int, int]  # epoch, index, and in training the turn, in evaluation the tile
@@ -178,9 +182,26 @@ class DefectDataModule(LightningDataModule):
         self.tiling = Tiling(load.image_size, load.tile_overlap)
 
     def prepare(self, *, progress: bool = False) -> None:
-        """Decode and cache every image of the split, so that a bad file is named before training."""
+        """Decode and cache every image of the split, so that a bad file is named before training.
+
+        Raises:
+            DataError: if files cannot be read, or there is no defective pixel to learn from.
+        """
         records = {(r.path, r.mask): r for records in self.plan.split.lists.values() for r in records}
         self.store.prepare(list(records.values()), progress=progress)
+        if "labelled" in self.plan.load.learns_from:
+            marked = [record for record in self.plan.pool("labelled") if record.mask]
+            empty = [r.mask for r in marked if not (self.store.load(r)[1] == DEFECTIVE).any()]
+            if empty and len(empty) == len(marked):
+                raise DataError(
+                    f"No mask to learn from has a defective pixel at this size ({len(marked)} of them, such as "
+                    f"{empty[0]}): 128 and more is defective. Look at the masks, raise dataset.image_size, or label "
+                    "others (dataset.split_seed)."
+                )
+            if empty:
+                log.info(
+                    "%d of %d masks to learn from are empty at this size, such as %s", len(empty), len(marked), empty[0]
+                )
 
     def loader(self, name: str) -> DataLoader[Batch]:
         """The list `name` of the split as batches, in order and unchanged; larger images in tiles."""
@@ -228,6 +249,7 @@ class DefectDataModule(LightningDataModule):
             rotate=load.rotate if load.augment else 0,
             translate=load.translate if load.augment else 0,
             crop=load.image_size if self.plan.full_size != load.image_size else None,
+            defect_crops=self.plan.defect_crops if stream == "labelled" else 0,
         )
         dataset = SplitDataset(records, self.store, augment, self.seed, self.tiling, hide_masks=stream != "labelled")
         sampler = TrainingSampler(len(records), load.batch_size, seed=self.seed, steps=load.steps_per_epoch)

@@ -16,6 +16,10 @@ PAPER_UNLABELLED = 2  # images of each test folder that join the unlabelled ones
 FEW_TESTED = 20  # defective images, under which some that are kept for labels had better be tested
 
 
+class NothingToLabelError(ConfigError):
+    """No defective image has a mask, or none can be spared from the test."""
+
+
 @dataclass
 class _Drawn:
     """What comes from parts that are not tested, and the paths of all their images."""
@@ -41,7 +45,7 @@ def split_few_labelled(records: list[Record], options: SplitOptions) -> tuple[di
         raise ConfigError(
             f"dataset.labelled_per_type={count} is more than dataset.label_reserve={reserve}, the parts of each type "
             "that are kept out of the test for labels. Raise label_reserve too, or set it to null: as many as are "
-            "labelled."
+            "labelled. Either tests other images, so first stages are trained anew."
         )
     _require_labels(records)
     published = records[0].part is not None
@@ -60,9 +64,9 @@ def split_few_labelled(records: list[Record], options: SplitOptions) -> tuple[di
     tested = {record.path for group in draft.test for record in group}
     drawn = _draw(pool, tested, (count, unlabelled, reserve), own, notes)
     if not any(record.label for record in drawn.labelled):
-        raise ConfigError(
+        raise NothingToLabelError(
             "dataset.protocol=few_labelled: no defective image can be labelled while another one of its type is "
-            "tested. Add defective images with masks, of at least two parts."
+            "tested. Add defective images with masks, of at least two parts; or use dataset.protocol=normal_only."
         )
     if draft.train and not published:
         normal = _arranged(by_part(draft.train, options.keeps_parts), own)[:count]
@@ -75,20 +79,16 @@ def split_few_labelled(records: list[Record], options: SplitOptions) -> tuple[di
         **evaluation_lists(draft, options, rng, drawn.paths),
     }
     notes += notes_on(records, lists, draft, options, drawn.paths)
-    return lists, notes + _own_notes(records, lists, drawn.paths)
-
-
-def can_be_labelled(records: list[Record]) -> bool:
-    """Whether there are defective images, and masks to learn them from."""
-    return any(record.mask for record in records if record.label)
+    return lists, notes + _own_notes(records, lists, options, drawn.paths)
 
 
 def _require_labels(records: list[Record]) -> None:
-    if can_be_labelled(records):
+    """Check that there are defective images, and masks to learn them from."""
+    if any(record.mask for record in records if record.label):
         return
     found = sum(record.label for record in records)
     what = f"none of the {found} defective images has one" if found else "there is no defective image"
-    raise ConfigError(
+    raise NothingToLabelError(
         f"dataset.protocol=few_labelled needs defective images with masks, and {what}. Below dataset.root, put "
         "defective images into folders named after their type, and masks of the same names where the layout has them "
         "(dataset=folder: masks/<type>/<name>.png, or ground_truth/<type>/<name>_mask.png beside train and test); or "
@@ -145,7 +145,9 @@ def _labellable(group: list[Record], defect: str) -> list[Record]:
     return [record for record in _of_type(group, defect) if record.mask or not record.label]
 
 
-def _own_notes(records: list[Record], lists: dict[str, list[Record]], aside: set[str]) -> list[str]:
+def _own_notes(
+    records: list[Record], lists: dict[str, list[Record]], options: SplitOptions, aside: set[str]
+) -> list[str]:
     notes = []
     unmasked = sum(record.mask is None for record in defectives([records]))
     if unmasked:
@@ -153,7 +155,7 @@ def _own_notes(records: list[Record], lists: dict[str, list[Record]], aside: set
     used = {record.path for drawn in lists.values() for record in drawn}
     unused = len(aside - used)
     tested = sum(record.label for record in lists["test"])
-    if tested < FEW_TESTED and any(record.label and record.path in aside - used for record in records):
+    if tested < FEW_TESTED and (options.label_reserve or 0) > options.labelled_per_type:
         notes.append(
             f"Only {tested} defective images are left to test: dataset.label_reserve=null keeps none for more labels."
         )

@@ -27,6 +27,7 @@ BITS_PER_SAMPLE = 258  # the TIFF tag
 SEGMENTS = np.array([IGNORE, NORMAL, DEFECTIVE, IGNORE, IGNORE], np.uint8)
 
 logger = logging.getLogger("anomaly_lab")
+_told: set[Path] = set()  # folders with a mask that was warned about
 
 
 class LowRangeWarning(UserWarning):
@@ -79,6 +80,15 @@ def read_mask(path: Path, *, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         threshold = 1
     elif peak > 255:
         threshold = MASK_THRESHOLD << 8
+    elif 1 < peak < MASK_THRESHOLD and path.parent not in _told:
+        _told.add(path.parent)
+        logger.warning(
+            "%s: no value is above %d, and %d and more is defective, so the mask is read as empty; so may be others "
+            "beside it.",
+            path,
+            peak,
+            MASK_THRESHOLD,
+        )
     return np.where(values >= threshold, np.uint8(DEFECTIVE), np.uint8(NORMAL))
 
 

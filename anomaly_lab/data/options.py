@@ -78,6 +78,8 @@ class LoadOptions:
         image_size: side of the squares that the network sees, in pixels.
         full_size: side of the square every image is brought to first, or `native` for the image as it is. What is
             larger than `image_size` is cropped at random in training, and tested in tiles; None: `DataPlan.full_size`.
+        defect_crops: share of the crops of labelled images that are cut around a defective pixel; None means half of
+            them where images keep their own size, since a small defect is rare in a large picture, and none elsewhere.
         tile_overlap: pixels that neighbouring tiles share at least, in testing.
         resize: `squash` (as the papers), `pad` or `crop`.
         max_value: white of 16-bit images, such as 4095 for 12 bits in 16.
@@ -94,6 +96,7 @@ class LoadOptions:
     learns_from: tuple[str, ...] = ("unlabelled",)
     image_size: int = 224
     full_size: int | Literal["native"] | None = None
+    defect_crops: float | None = None
     tile_overlap: int = 0
     resize: str = "squash"
     max_value: int | None = None
@@ -119,8 +122,8 @@ class LoadOptions:
         _require_whole("tile_overlap", self.tile_overlap, 0)
         if self.tile_overlap >= self.image_size:
             raise ConfigError(f"dataset.tile_overlap={self.tile_overlap} has to be less than dataset.image_size.")
-        for name, most in (("rotate", 180), ("translate", 0.5)):
-            value = getattr(self, name)
+        for name, most in (("rotate", 180), ("translate", 0.5), ("defect_crops", 1)):
+            value = getattr(self, name) or 0
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
                 raise ConfigError(f"dataset.{name}={value!r} has to be a number from 0 to {most}.")
 

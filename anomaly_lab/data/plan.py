@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 from anomaly_lab.config import locate
-from anomaly_lab.data.few_labelled import can_be_labelled
+from anomaly_lab.data.digests import digests
+from anomaly_lab.data.few_labelled import NothingToLabelError
 from anomaly_lab.data.options import NATIVE, LoadOptions, SplitOptions
 from anomaly_lab.data.records import DefectDataset, Record
 from anomaly_lab.data.splits import Split, make_split
@@ -42,6 +42,13 @@ class DataPlan:
         by_paper = self.dataset.is_texture and self.split.options.protocol == "few_labelled"
         return by_paper and self.load.full_size in (None, 2 * self.load.image_size) and not self.load.tile_overlap
 
+    @property
+    def defect_crops(self) -> float:
+        """The share of the crops of labelled images that are cut around a defective pixel."""
+        if self.load.defect_crops is not None:
+            return self.load.defect_crops
+        return 0.5 if self.load.full_size == NATIVE else 0.0
+
     def pool(self, name: str) -> tuple[Record, ...]:
         """The records of a training stream (`LoadOptions.learns_from`), each once; perhaps none."""
         records = [record for part in self._lists_of(name) for record in self.split.lists.get(part, ())]
@@ -64,11 +71,10 @@ class DataPlan:
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of what the split lists and of the files' sizes, so that other pictures of the same names show."""
-        root = str(self.dataset.root)
+        """The hash of what the split lists and of what the files hold: other pictures of the same names are others."""
         names = {name for records in self.split.lists.values() for r in records for name in (r.path, r.mask) if name}
-        sizes = [(name, _size(os.path.join(root, name))) for name in sorted(names)]  # noqa: PTH118  # many files
-        return hashlib.sha256(json.dumps([self.split.sha256, sizes]).encode()).hexdigest()
+        held = digests(self.dataset.root, sorted(names))
+        return hashlib.sha256(json.dumps([self.split.sha256, held]).encode()).hexdigest()
 
     def _lists_of(self, stream: str) -> tuple[str, ...]:
         unlabelled = "train_normal" if "train_normal" in self.split.lists else "unlabelled"
@@ -82,12 +88,15 @@ def make_plan(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DataPla
     """
     dataset, options, load = make_dataset(config, allow), _options(SplitOptions, config), load_options(config)
     records = dataset.scan()
-    notes: tuple[str, ...] = ()
-    if options.protocol == "few_labelled" and load.learns_from == ("unlabelled",) and not can_be_labelled(records):
-        options = replace(options, protocol="normal_only")
-        notes = ("No defective image has a mask, and none is needed to train: split by dataset.protocol=normal_only.",)
-    split = make_split(records, options)
-    return DataPlan(dataset, replace(split, notes=(*notes, *split.notes)), load)
+    try:
+        split = make_split(records, options)
+    except NothingToLabelError:
+        if load.learns_from != ("unlabelled",):
+            raise
+        split = make_split(records, replace(options, protocol="normal_only"))
+        note = "No image can be labelled, and none has to be for this method: split by dataset.protocol=normal_only."
+        split = replace(split, notes=(note, *split.notes))
+    return DataPlan(dataset, split, load)
 
 
 def make_dataset(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DefectDataset:
@@ -99,13 +108,6 @@ def make_dataset(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> Defe
 def load_options(config: Mapping[str, Any]) -> LoadOptions:
     """How a resolved `dataset` config wants its images loaded."""
     return _options(LoadOptions, config)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size  # noqa: PTH116
-    except OSError:
-        return -1
 
 
 def _options(kind: type[Options], config: Mapping[str, Any]) -> Options:

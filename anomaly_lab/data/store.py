@@ -102,7 +102,7 @@ class ImageStore:
         key = [str(image), mask and str(mask), defective, self.size, self.policy, self.max_value, FORMAT]
         path = self.cache / (hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40] + ".bin")
         # taken before the files are read: whatever changes them meanwhile makes the entry stale, not wrong
-        stamps = np.array([_stamp(image), _stamp(mask) if mask else ABSENT], np.int64)
+        stamps = np.array([stamp(image), stamp(mask) if mask else ABSENT], np.int64)
         if self.size is None:
             pair = self._decode(image, mask if stamps[1, 1] != ABSENT[1] else None, defective)
             self._frames[record.path] = pair[1].shape[0], pair[1].shape[1]
@@ -166,7 +166,7 @@ class ImageStore:
         return resized, marks
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
     """(size, mtime_ns) of a file, or ABSENT."""
     try:
         status = path.stat()

@@ -88,15 +88,28 @@ class Augmentation:
         translate: share of the side in either direction, of a random rigid motion (P2 Eq. 7). What comes in at the
             border is the image mirrored, and IGNORE in the mask: no loss counts it.
         crop: side of a random square that is cut out last, in pixels (P2 section 3.3: of textures).
+        defect_crops: share of the squares that are cut around a defective pixel of the mask, if there is one.
     """
 
     def __init__(
-        self, flip: str = "none", rotate: float = 0.0, translate: float = 0.0, crop: int | None = None
+        self,
+        flip: str = "none",
+        rotate: float = 0.0,
+        translate: float = 0.0,
+        crop: int | None = None,
+        defect_crops: float = 0.0,
     ) -> None:
         self._compose: Any = None
         if flip == "none" and not rotate and not translate and crop is None:
             return
-        from albumentations import Compose, HorizontalFlip, RandomCrop, VerticalFlip
+        from albumentations import (
+            Compose,
+            CropNonEmptyMaskIfExists,
+            HorizontalFlip,
+            OneOf,
+            RandomCrop,
+            VerticalFlip,
+        )
 
         steps: list[Any] = []
         if rotate or translate:
@@ -105,7 +118,10 @@ class Augmentation:
             steps.append(RigidMotion(rotate, translate))
         steps += [HorizontalFlip(p=0.5)] if flip in ("horizontal", "both") else []
         steps += [VerticalFlip(p=0.5)] if flip in ("vertical", "both") else []
-        steps += [RandomCrop(crop, crop)] if crop is not None else []
+        if crop is not None:
+            around = CropNonEmptyMaskIfExists(crop, crop, ignore_values=[IGNORE], p=defect_crops)
+            anywhere = RandomCrop(crop, crop, p=1 - defect_crops)
+            steps.append(OneOf([around, anywhere], p=1) if defect_crops else anywhere)
         self._compose = Compose(steps)
 
     def __call__(self, image: Array, mask: Array, *, key: Sequence[int]) -> tuple[Array, Array]:

@@ -85,6 +85,7 @@ class AEUNet(UNetSegmenter):
 
     def _segment(self, image: Tensor, difference: Tensor) -> Tensor:
         x, _ = self.normalise(image)
+        difference = difference.to(x.dtype)
         seen = {"image": x, "difference": difference, "image+difference": torch.cat([x, difference], dim=1)}
         logits: Tensor = self.unet(seen[self.inputs])
         return logits.float()

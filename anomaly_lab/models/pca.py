@@ -46,7 +46,7 @@ class PCA(AnomalyModel):
         x, _ = self.normalise(batch["image"])
         self._seen.append(x.flatten(1).float().cpu())
         if self.trainer.is_last_batch:
-            images, self._seen = torch.cat(self._seen).to(self.mean), []
+            images, self._seen = torch.cat(self._seen).to(self.device), []
             self.fit(images)
             left_out = (self._project(images)[1] - images).square().mean()
             self.log_losses(left_out, {}, batch_size=len(images))
@@ -80,5 +80,6 @@ class PCA(AnomalyModel):
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates (B, d) and projections (B, D) of flat images (B, D)."""
         with torch.autocast(x.device.type, enabled=False):  # bf16 would round away what is left out
-            z = (x - self.mean) @ self.components.T
-            return z, z @ self.components + self.mean
+            mean, components = self.mean.float(), self.components.float()
+            z = (x - mean) @ components.T
+            return z, z @ components + mean

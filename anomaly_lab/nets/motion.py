@@ -36,8 +36,10 @@ class RigidMotion:
 
     def __call__(self, image: Tensor, *, padding: str = "reflection") -> Tensor:
         """Move images (B, C, S, S); what comes in at the border is mirrored, or `zeros`."""
-        grid = F.affine_grid(self.matrix, list(image.shape), align_corners=False)
-        return F.grid_sample(image, grid.to(image.dtype), padding_mode=padding, align_corners=False)
+        with torch.autocast(image.device.type, enabled=False):  # bf16 coordinates would tear the picture
+            grid = F.affine_grid(self.matrix.float(), list(image.shape), align_corners=False)
+            moved = F.grid_sample(image.float(), grid, padding_mode=padding, align_corners=False)
+        return moved.to(image.dtype)
 
     def inside(self, like: Tensor) -> Tensor:
         """Where the moved images show what the images show: bool (B, 1, S, S)."""

@@ -15,6 +15,7 @@ from anomaly_lab.data.mvtec import CATEGORIES, TEXTURES, MVTecAD
 from anomaly_lab.data.plan import make_plan
 from anomaly_lab.data.records import Record
 from anomaly_lab.data.splits import Split, SplitOptions, make_split
+from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.errors import ConfigError, DataError
 
 REAL = Path(os.environ.get("ANOMALY_LAB_DATA", "/nonexistent"))
@@ -467,7 +468,7 @@ def test_where_nothing_can_be_labelled_a_method_without_labels_does_without(mode
     root = normal_pictures(tmp_path)
     split = make_plan(compose("train", [f"model={model}", "dataset=folder", root])["dataset"]).split
     assert {"train_normal", "val", "test"} <= set(split.lists)
-    assert "No defective image has a mask" in split.notes[0]
+    assert "No image can be labelled" in split.notes[0]
     with pytest.raises(ConfigError, match="there is no defective image"):
         make_plan(compose("train", ["model=unet", "dataset=folder", root])["dataset"])
 
@@ -481,3 +482,23 @@ def test_few_defective_images_to_test_are_told_while_some_are_kept_for_labels(tm
     split = make_plan(compose("train", [*asked, "dataset.label_reserve=null"])["dataset"]).split
     assert sum(record.label for record in split.lists["test"]) == 8
     assert not any("left to test" in note for note in split.notes)
+
+
+@pytest.mark.parametrize(("category", "side"), [("leather", 128), ("bottle", 64)])
+def test_textures_are_tested_as_quarters_of_a_picture_twice_as_wide(category, side, mvtec):
+    asked = ["model=unet", "dataset=mvtec", f"dataset.category={category}", f"dataset.root={mvtec}"]
+    plan = make_plan(compose("train", [*asked, "dataset.image_size=64"])["dataset"])
+    assert plan.full_size == side
+    assert plan.is_quartered == (category in TEXTURES)
+    assert len(Tiling(64).corners(side, side)) * len(plan.split.lists["test"]) == TABLE_1[category][2]
+    whole = make_plan(compose("train", [*asked, "dataset.image_size=64", "dataset.full_size=64"])["dataset"])
+    assert (whole.full_size, whole.is_quartered) == (64, False)
+
+
+@pytest.mark.parametrize("scratched", [0, 1])
+def test_a_single_labelled_defect_is_not_taken_from_the_test(scratched, tmp_path):
+    root = normal_pictures(tmp_path, scratched=scratched)
+    split = make_plan(compose("train", ["model=ae", "dataset=folder", root])["dataset"]).split
+    assert sum(record.label for record in split.lists["test"]) == scratched
+    with pytest.raises(ConfigError, match=r"dataset\.protocol=normal_only"):
+        make_plan(compose("train", ["model=unet", "dataset=folder", root])["dataset"])

@@ -296,9 +296,12 @@ def test_a_mask_of_0_and_1_is_read_as_such_and_said(tmp_path, caplog):
         caplog.clear()
         path = write_mask(tmp_path / "empty.png", np.array([[0, 0, 0]], np.uint8))
         assert not read_mask(path, size=(1, 3)).any()
-        path = write_mask(tmp_path / "two.png", np.array([[0, 1, 2]], np.uint8))
-        assert not read_mask(path, size=(1, 3)).any()
         assert not caplog.records
+        for name in ("two.png", "three.png"):
+            path = write_mask(tmp_path / name, np.array([[0, 1, 38]], np.uint8))
+            assert not read_mask(path, size=(1, 3)).any()
+        (record,) = caplog.records
+        assert "two.png: no value is above 38, and 128 and more is defective" in record.getMessage()
 
 
 def test_colour_masks_count_any_channel_but_alpha(tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from anomaly_lab.data.transforms import Augmentation, resize_pair
 from anomaly_lab.errors import ConfigError
+from anomaly_lab.types import DEFECTIVE, IGNORE
 
 
 def pair(height, width):
@@ -206,3 +207,20 @@ def test_a_spawned_process_draws_the_same(flips, tmp_path):
         "print([int(a(i, m, key=(3, 1, k))[1][0, 0]) for k in range(30)])"
     )
     assert run(code, str(tmp_path / "flips.pkl")).strip() == str([state(flips, 3, 1, k) for k in range(30)])
+
+
+def test_a_share_of_the_crops_is_cut_around_a_defect():
+    image, mask = np.zeros((1000, 1200, 3), np.uint8), np.zeros((1000, 1200), np.uint8)
+    mask[400:406, 700:706] = DEFECTIVE
+    mask[:50] = IGNORE
+    image[..., 0] = mask
+    for share in (0.0, 0.5, 1.0):
+        augment = Augmentation(crop=64, defect_crops=share)
+        pairs = [augment(image, mask, key=(0, i)) for i in range(200)]
+        assert all((a[..., 0] == b).all() and b.shape == (64, 64) for a, b in pairs)
+        found = np.mean([(b == DEFECTIVE).any() for _, b in pairs])
+        assert abs(found - share) < 0.1
+        again = augment(image, mask, key=(0, 7))
+        assert (again[1] == pairs[7][1]).all()
+    empty = np.where(mask == DEFECTIVE, 0, mask).astype(np.uint8)
+    assert Augmentation(crop=64, defect_crops=1.0)(image, empty, key=(0, 1))[1].shape == (64, 64)

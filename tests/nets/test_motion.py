@@ -51,3 +51,11 @@ def test_inside_is_where_no_border_came_in():
     assert (dark[inside] > 0.999).all()
     assert 0.2 < inside.float().mean() < 0.95
     assert (motion(image) > 0.999).all()  # mirrored otherwise
+
+
+def test_coordinates_keep_their_digits_under_autocast():
+    torch.manual_seed(0)
+    motion, image = draw(4, rotate=15), torch.rand(4, 3, 64, 64)
+    expected = motion(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(motion(image), expected)
