@@ -3,13 +3,11 @@ adversarial networks to guide marker discovery, IPMI 2017), a baseline of P1 and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn import functional as F
 
 from anomaly_lab.metrics.maps import map_scores
@@ -63,25 +61,18 @@ class AnoGAN(GAN):
         self.register_buffer("start", torch.randn(1, latent_dim))
         self.register_buffer("shown", torch.randn(8, latent_dim))  # whose images are logged
 
-    def generator_parameters(self) -> Iterable[Parameter]:
-        """The generator."""
-        return self.generator.parameters()
-
-    def discriminator_parameters(self) -> Iterable[Parameter]:
-        """The discriminator."""
-        return self.discriminator.parameters()
-
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Eq. 1: a step of the discriminator, then one of the generator up the discriminator's mistake."""
+        """Eq. 1: a step of the generator up the discriminator's mistake, then one of the discriminator."""
         x, _ = self.normalise(batch["image"])
-        fake = self.generator(torch.randn(len(x), self.start.shape[1], device=x.device))
-        discriminator = told_apart(self.discriminator(x)[1], self.discriminator(fake.detach())[1])
-        self.descend(1, discriminator)
-        self.toggle_optimizer(self.optimizers()[0])  # type: ignore[index]  # there are two
-        logits = self.discriminator(fake)[1]
-        generator = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
-        self.descend(0, generator)
-        self.untoggle_optimizer(self.optimizers()[0])  # type: ignore[index]
+        z = torch.randn(len(x), self.start.shape[1], device=x.device)
+        with self.turn("generator") as descend:
+            made = self.generator(z)
+            logits = self.discriminator(made)[1]
+            generator = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+            descend(generator)
+        with self.turn("discriminator") as descend:
+            discriminator = told_apart(self.discriminator(x)[1], self.discriminator(made.detach())[1])
+            descend(discriminator)
         self.log_losses(generator, {"discriminator": discriminator}, batch_size=len(x))
 
     def search_terms(self, x: Tensor, features: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn import functional as F
 
@@ -17,7 +18,12 @@ _DEVIATIONS = 3.0  # of standardised pixels: further ones are cut off
 
 
 class GAN(AnomalyModel):
-    """Trains by Lightning's manual optimization, one step of each network on every batch."""
+    """Trains by Lightning's manual optimization, one step of each network on every batch.
+
+    A subclass has a `discriminator`; all its other parameters are the generator's.
+    """
+
+    discriminator: nn.Module
 
     losses_in_bar: ClassVar[tuple[str, ...]] = ("discriminator",)  # the loss is the generator's
 
@@ -27,21 +33,16 @@ class GAN(AnomalyModel):
         self.automatic_optimization = False
 
     @abstractmethod
-    def generator_parameters(self) -> Iterable[Parameter]:
-        """What the generator's optimizer moves."""
-
-    @abstractmethod
-    def discriminator_parameters(self) -> Iterable[Parameter]:
-        """What the discriminator's optimizer moves."""
-
-    @abstractmethod
     def samples(self, image: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) in [0, 1] that show what has been learnt so far; `image` is as for `predict`."""
 
     def configure_optimizers(self) -> Any:
         """The config's optimizer, once for the generator and once for the discriminator, and their schedules."""
         assert self._optimizer is not None
-        optimizers = [self._optimizer(self.generator_parameters()), self._optimizer(self.discriminator_parameters())]
+        sides: dict[bool, list[Parameter]] = {False: [], True: []}
+        for name, parameter in self.named_parameters():
+            sides[name.startswith("discriminator.")].append(parameter)
+        optimizers = [self._optimizer(side) for side in sides.values()]
         return optimizers, [] if self._scheduler is None else list(map(self._scheduler, optimizers))
 
     def on_train_epoch_end(self) -> None:
@@ -50,12 +51,19 @@ class GAN(AnomalyModel):
         for schedule in schedules if isinstance(schedules, list) else [schedules]:
             schedule.step()  # type: ignore[call-arg]  # none of them watches a metric
 
-    def descend(self, which: int, loss: Tensor) -> None:
-        """One step of optimizer number `which` down the loss."""
-        optimizer = self.optimizers()[which]  # type: ignore[index]  # there are two
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
+    @contextmanager
+    def turn(self, of: Literal["generator", "discriminator"]) -> Iterator[Callable[[Tensor], None]]:
+        """One network's turn, in which the other one gets no gradients; yields what goes a step down a loss."""
+        optimizer = self.optimizers()[of == "discriminator"]  # type: ignore[index]  # there are two
+
+        def descend(loss: Tensor) -> None:
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+        self.toggle_optimizer(optimizer)
+        yield descend
+        self.untoggle_optimizer(optimizer)
 
     def normalise(self, image: Tensor) -> tuple[Tensor, Restore]:
         """Images (B, 3, H, W) in [0, 1] to [-1, 1], where tanh ends, and the way back.

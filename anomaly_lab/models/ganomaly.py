@@ -3,14 +3,11 @@ training, ACCV 2018), a baseline of P1. Equations are that paper's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
 from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn import functional as F
 
 from anomaly_lab.metrics.maps import MAP_SCORES, map_scores
@@ -57,14 +54,6 @@ class GANomaly(GAN):
         self.adversarial_weight, self.contextual_weight = adversarial_weight, contextual_weight
         self.encoder_weight = encoder_weight
 
-    def generator_parameters(self) -> Iterable[Parameter]:
-        """Both encoders and the decoder."""
-        return chain(*(net.parameters() for net in (self.encoder, self.decoder, self.encoder_hat)))
-
-    def discriminator_parameters(self) -> Iterable[Parameter]:
-        """The discriminator."""
-        return self.discriminator.parameters()
-
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return x_hat (B, 3, H, W), z (B, d) and z_hat (B, d) of images in [-1, 1]."""
         _, z = self.encoder(x)
@@ -75,13 +64,13 @@ class GANomaly(GAN):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """A step of the generator down Eq. 4, then one of the discriminator."""
         x, _ = self.normalise(batch["image"])
-        self.toggle_optimizer(self.optimizers()[0])  # type: ignore[index]  # there are two
-        x_hat, terms = self.generator_terms(x)
-        generator = torch.stack(list(terms.values())).sum()
-        self.descend(0, generator)
-        self.untoggle_optimizer(self.optimizers()[0])  # type: ignore[index]
-        discriminator = told_apart(self.discriminator(x)[1], self.discriminator(x_hat.detach())[1])
-        self.descend(1, discriminator)
+        with self.turn("generator") as descend:
+            x_hat, terms = self.generator_terms(x)
+            generator = torch.stack(list(terms.values())).sum()
+            descend(generator)
+        with self.turn("discriminator") as descend:
+            discriminator = told_apart(self.discriminator(x)[1], self.discriminator(x_hat.detach())[1])
+            descend(discriminator)
         self.log_losses(generator, {"discriminator": discriminator, **terms}, batch_size=len(x))
 
     def generator_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
