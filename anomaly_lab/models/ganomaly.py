@@ -64,21 +64,25 @@ class GANomaly(GAN):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """A step of the generator down Eq. 4, then one of the discriminator."""
         x, _ = self.normalise(batch["image"])
+        real, real_logits = self.discriminator(x)  # for both turns: the generator's leaves it as it is
         with self.turn("generator") as descend:
-            x_hat, terms = self.generator_terms(x)
+            x_hat, terms = self.generator_terms(x, real.detach())
             generator = torch.stack(list(terms.values())).sum()
             descend(generator)
         with self.turn("discriminator") as descend:
-            discriminator = told_apart(self.discriminator(x)[1], self.discriminator(x_hat.detach())[1])
+            discriminator = told_apart(real_logits, self.discriminator(x_hat.detach())[1])
             descend(discriminator)
         self.log_losses(generator, {"discriminator": discriminator, **terms}, batch_size=len(x))
 
-    def generator_terms(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """x_hat, and the weighted terms of Eq. 4: what the discriminator's features tell apart, pixels, latents."""
+    def generator_terms(self, x: Tensor, real: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """x_hat, and the weighted terms of Eq. 4: what the discriminator's features tell apart, pixels, latents.
+
+        `real` are the discriminator's features of x.
+        """
         x_hat, z, z_hat = self(x)
-        real, fake = self.discriminator(x)[0], self.discriminator(x_hat)[0]
+        fake, _ = self.discriminator(x_hat)
         return x_hat, {
-            "adversarial": self.adversarial_weight * F.mse_loss(fake, real.detach()),  # Eq. 1
+            "adversarial": self.adversarial_weight * F.mse_loss(fake, real),  # Eq. 1
             "contextual": self.contextual_weight * F.l1_loss(x_hat, x),  # Eq. 2
             "encoder": self.encoder_weight * F.mse_loss(z_hat, z),  # Eq. 3
         }

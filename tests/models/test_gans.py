@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from anomaly_lab.cli import main
 from anomaly_lab.config import compose
 from anomaly_lab.errors import ConfigError
 from anomaly_lab.fit import build_model
-from anomaly_lab.models.gan import told_apart
+from anomaly_lab.models.gan import GAN, told_apart
 from anomaly_lab.nets.dcgan import DownNet, UpNet, last_side
 
 SMALL = ["dataset.image_size=32", "model.latent_dim=4", "model.width=4"]
@@ -69,8 +70,8 @@ def test_ganomalys_loss_is_eq_4():
     x_hat, z, z_hat = torch.full_like(x, 0.25), torch.zeros(2, 4), torch.full((2, 4), 3.0)
     real, fake = torch.ones(2, 8, 4, 4), torch.full((2, 8, 4, 4), 0.5)
     model.encoder, model.decoder, model.encoder_hat = Fixed((None, z)), Fixed(x_hat), Fixed((None, z_hat))
-    model.discriminator = Fixed((real, None), (fake, None))
-    _, terms = model.generator_terms(x)
+    model.discriminator = Fixed((fake, None))
+    _, terms = model.generator_terms(x, real)
     assert {name: value.item() for name, value in terms.items()} == {
         "adversarial": 1 * 0.25,
         "contextual": 50 * 0.25,
@@ -190,3 +191,24 @@ def test_a_schedule_moves_both_learning_rates(train):
     weights = [key for key in one if key.endswith("weight")]
     assert weights
     assert all(torch.equal(one[key], other[key]) for key in weights), "without a learning rate nothing moves"
+
+
+@pytest.mark.parametrize("name", ["anogan", "ganomaly"])
+def test_each_network_learns_in_its_own_turn_only(name, train, monkeypatch):
+    plain, turns = GAN.turn, []
+
+    @contextmanager
+    def watched(self, of):
+        def learnt():
+            after = {key: value.detach().clone() for key, value in self.named_parameters()}
+            return {key.startswith("discriminator.") for key in before if not torch.equal(before[key], after[key])}
+
+        before = {key: value.detach().clone() for key, value in self.named_parameters()}
+        with plain(self, of) as descend:
+            yield descend
+        turns.append((of, learnt()))
+
+    monkeypatch.setattr(GAN, "turn", watched)
+    assert train(name, "runs", "trainer.max_epochs=1")[0] == 0
+    assert len(turns) > 4
+    assert all(moved == {of == "discriminator"} for of, moved in turns)
