@@ -16,7 +16,7 @@ from rich.table import Table
 from anomaly_lab.errors import LabError, nearest
 from anomaly_lab.runs import write_json
 from anomaly_lab.trainer import quieten
-from benchmarks import cache, pixels, precision, search, segmenter, step
+from benchmarks import cache, ganomaly, pixels, precision, search, segmenter, step
 from benchmarks.machine import machine
 from benchmarks.setting import cache_at, make_setting
 
@@ -27,6 +27,7 @@ PARTS: dict[str, Any] = {
     "cache": cache,
     "pixels": pixels,
     "search": search,
+    "ganomaly": ganomaly,
 }
 
 

@@ -79,7 +79,8 @@ class _Clock(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.losses.append(outputs["loss"])
+        if outputs:  # a GAN takes its steps itself, and has no one loss
+            self.losses.append(outputs["loss"])
         if batch_idx + 1 == self.window.warm:
             self.started = now()
         elif batch_idx + 1 == self.window.total:
@@ -105,7 +106,7 @@ def train_ours(config: Config, model: AnomalyModel, feed: Feed, window: Window, 
     )
     trainer.fit(model, feed)
     parameters = {name: value.detach().cpu() for name, value in model.named_parameters()}
-    return Training(clock.ended.since(clock.started), torch.stack(clock.losses).tolist(), parameters)
+    return Training(clock.ended.since(clock.started), [float(loss) for loss in clock.losses], parameters)
 
 
 def train_plain(
