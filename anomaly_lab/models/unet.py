@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from anomaly_lab.metrics.maps import MAP_SCORES, map_scores
 from anomaly_lab.models.base import AnomalyModel, checked
+from anomaly_lab.nets.autoencoder import feature_size
 from anomaly_lab.nets.motion import RigidMotion
-from anomaly_lab.nets.unet import Norm, UNet, check_size
+from anomaly_lab.nets.unet import Norm, UNet
 from anomaly_lab.types import DEFECTIVE, IGNORE, Batch, Prediction
 
 
@@ -45,7 +46,7 @@ class UNetSegmenter(AnomalyModel):
         **training: Any,
     ) -> None:
         super().__init__(**training)
-        check_size(image_size, levels)
+        feature_size(image_size, halvings=levels - 1)  # refuses what cannot be halved between the levels
         self.unet = UNet(in_channels, width, levels, norm)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -7,8 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anomaly_lab.errors import ConfigError
-
 Norm = Literal["none", "batch"]
 
 
@@ -47,18 +45,6 @@ class UNet(nn.Module):
             image = block(torch.cat([skips.pop(), enlarge(image)], dim=1))
         logits: Tensor = self.head(image)
         return logits
-
-
-def check_size(image_size: int, levels: int) -> None:
-    """Check that the image can be halved between the levels.
-
-    Raises:
-        ConfigError: naming the nearest size that can.
-    """
-    step = 2 ** (levels - 1)
-    if image_size % step:
-        nearest = max(step, round(image_size / step) * step)
-        raise ConfigError(f"dataset.image_size={image_size} is no multiple of {step}; {nearest} is the nearest.")
 
 
 def _two_convolutions(before: int, after: int, norm: Norm) -> nn.Sequential:

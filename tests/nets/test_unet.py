@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from anomaly_lab.errors import ConfigError
-from anomaly_lab.nets.unet import UNet, check_size
+from anomaly_lab.nets.autoencoder import feature_size
+from anomaly_lab.nets.unet import UNet
 
 
 def test_the_paper_s_network():
@@ -38,6 +39,6 @@ def test_skips_carry_what_pooling_loses():
 
 
 def test_a_size_that_cannot_be_halved_is_named():
-    check_size(256, 5)
+    assert feature_size(256, 4) == 16
     with pytest.raises(ConfigError, match=r"dataset\.image_size=100 is no multiple of 16; 96 is the nearest"):
-        check_size(100, 5)
+        feature_size(100, 4)
