@@ -1,10 +1,12 @@
 """What every method has to keep, whatever it is: one test over all of conf/model."""
 
 import copy
+import json
 
 import pytest
 import torch
 
+from anomaly_lab.cli import main
 from anomaly_lab.config import compose, conf_dir
 from anomaly_lab.fit import build_model
 
@@ -82,3 +84,33 @@ def test_a_seed_decides_everything_and_weights_come_back(name, tmp_path):
     assert torch.equal(scores[0], scores[1])
     assert not torch.equal(scores[0], scores[2])
     assert torch.equal(scores[0], again)
+
+
+LONGER = {  # what learns slowly
+    "ganomaly": ["trainer.max_epochs=30", "model.optimizer.lr=0.001"],
+    "mean_teacher": ["trainer.max_epochs=16", "model.ema_decay=0.9"],
+    "pi_model": ["trainer.max_epochs=16"],
+}
+
+
+def test_higher_is_more_anomalous(name, pictures, tmp_path):
+    """A bright square on soft stripes, after a short training."""
+    options = ["dataset=folder", f"dataset.root={pictures}", "dataset.image_size=32", "dataset.batch_size=8"]
+    options += ["dataset.label_reserve=3", "dataset.labelled_per_type=3", "trainer.estimate=false", "~recipe"]
+    config = compose("train", [f"model={name}", *options])["model"]
+    small = {
+        "latent_dim": 4,
+        "width": 4,
+        "search_steps": 10,
+        "encoder_channels": "[4,8,8]",
+        "decoder_channels": "[8,4]",
+    }
+    options += [f"model.{key}={value}" for key, value in small.items() if config.get(key) is not None]
+    if config["optimizer"] is not None:
+        options += ["trainer.max_epochs=8", "dataset.steps_per_epoch=8", "model.optimizer.lr=0.005"]
+        options = [*options, *LONGER.get(name, [])]
+    assert main(["train", f"model={name}", *options, f"runs_dir={tmp_path}"]) == 0
+    (path,) = tmp_path.glob(f"*/{name}/*/metrics.json")
+    metrics = json.loads(path.read_text())["metrics"]
+    assert metrics["pixel_auroc"] > 0.8
+    assert metrics["image_auroc"] > 0.6
