@@ -91,7 +91,11 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
                 if (conf_dir() / override.key_or_group).is_dir()
             ]
             tree = OmegaConf.to_container(hydra_compose(verb, chosen), resolve=False)
-            known = _dotted(tree) if "." in wrong else list(map(str, tree or ()))
+            dotted = _dotted(tree)
+            known = dotted if "." in wrong else list(map(str, tree or ()))
+            leaves = [name for name in dotted if name.rpartition(".")[2] == wrong and not name.startswith("model.")]
+            if leaves and wrong not in dotted:
+                raise ConfigError(f"There is no option {wrong!r}. Did you mean {' or '.join(leaves[:3])}?") from None
             raise ConfigError(f"There is no option {wrong!r}. {nearest(wrong, known, listed=False)}") from None
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(str(error).splitlines()[0]) from None

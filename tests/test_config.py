@@ -1,3 +1,4 @@
+import re
 import sys
 
 import pytest
@@ -146,3 +147,11 @@ def test_a_whole_node_can_be_replaced_and_an_error_says_how():
 def test_a_typo_below_a_chosen_model_is_answered_with_the_nearest_option(before):
     with pytest.raises(ConfigError, match=r"no option 'model\.optimizr'.*Did you mean 'model\.optimizer"):
         compose("train", [*before, "model.optimizr=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("max_epochs=5", "trainer.max_epochs"), ("root=x", "dataset.root"), ("datset=mt", "'dataset'")]
+)
+def test_an_option_without_its_group_is_answered_with_the_whole_name(text, meant):
+    with pytest.raises(ConfigError, match=re.escape(f"Did you mean {meant}?")):
+        compose("train", [text])

@@ -80,7 +80,13 @@ class ImageFolder(DefectDataset):
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
             raise DataError(f"{self.name}: no image in {root} ({suffixes}); {contents(root)}. {self.how_to_get}")
         _report_other_files(self.name, root, records)
-        return sorted((self._grouped(record) for record in records), key=lambda record: record.path)
+        grouped = sorted((self._grouped(record) for record in records), key=lambda record: record.path)
+        if self.group_regex and not any(record.group for record in grouped):
+            raise ConfigError(
+                f"dataset.group_regex={self.group_regex.pattern!r} is found in none of the {len(grouped)} paths, such "
+                f"as {grouped[0].path}: no two images would be kept together."
+            )
+        return grouped
 
     def _scan_types(self, root: Path) -> list[Record]:
         for option, name in (("normal", self.normal), ("masks", self.masks), ("defects", self.defects)):

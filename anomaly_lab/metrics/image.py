@@ -39,12 +39,14 @@ def image_metrics(
     `_defect_ratio` flag as many images of test as are defective, those with `_oracle` have the best F1 over all
     thresholds. Val (normal images against painted copies) and tune get the ranking metrics with the prefix `val_`
     and `tune_`.
-    `image_score` names the score that counts, of which `image_auroc` and the rates are.
+    `image_score` names the score that counts, of which `image_auroc` and the rates are; `image_counts` says on how many
+    normal and defective images of test.
     `reasons["threshold_trust"]` is there when the threshold stands on fewer than 20 normal images.
     """
     metrics, reasons = ({"threshold": threshold}, {}) if threshold is not None else _threshold(val, quantile)
     threshold = metrics["threshold"]
     metrics["image_score"] = test.primary
+    metrics["image_counts"] = {"normal": int((test.label == 0).sum()), "defective": int((test.label == 1).sum())}
     for table, name in ((test, "test"), (val, "val"), (tune, "tune")):
         if table is not None:
             _merge(metrics, reasons, _ranking(table, name, threshold))
@@ -156,7 +158,7 @@ def _threshold(val: ScoreTable | None, quantile: float) -> tuple[dict[str, Any],
     count = len(normal)
     metrics: dict[str, Any] = {"threshold": None, "threshold_interval": None, "threshold_normals": count}
     if not count:
-        reason = "no held-out normal images in val: dataset.val_fraction=0.1 sets a tenth of training's aside"
+        reason = "no held-out normal images in val: dataset.val_count=20, for example, sets some of training's aside"
         return metrics, {"threshold": reason, "threshold_interval": reason}
     metrics["threshold"] = float(np.quantile(normal, quantile))
     metrics["threshold_interval"] = list(quantile_interval(normal, quantile))
@@ -167,7 +169,8 @@ def _threshold(val: ScoreTable | None, quantile: float) -> tuple[dict[str, Any],
         )
     if count < TRUSTED_NORMALS:
         reasons["threshold_trust"] = (
-            f"the threshold stands on {count} held-out normal images: too few to trust, {TRUSTED_NORMALS} are the least"
+            f"the threshold stands on {count} held-out normal images: too few to trust, {TRUSTED_NORMALS} are the "
+            f"least (dataset.val_count={TRUSTED_NORMALS})"
         )
     return metrics, reasons
 

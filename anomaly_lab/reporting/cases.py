@@ -52,6 +52,8 @@ def cases_figure(
     chosen = _choose_cases(table.label[in_table], scores[in_table], per_group)
     positions = sorted({position for line in chosen for _, column in line for position in column})
     maps, (low, high) = _difference_maps(gallery, positions)
+    if maps and "reconstruction" not in gallery:  # a map that stays far below its threshold is dark
+        high = max(high, metrics.get("pixel_threshold") or high)
     rows: dict[str, Any] = {"input": gallery["image"]}
     if "reconstruction" in gallery:
         rows["reconstruction"] = gallery["reconstruction"]

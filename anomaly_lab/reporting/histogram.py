@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,9 +30,9 @@ def score_figure(table: ScoreTable, metrics: Mapping[str, Any], title: str = "")
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     scores, threshold, normal = table.primary_scores, metrics.get("threshold"), table.label == 0
-    edges, is_log = _score_bins(scores, threshold)
-    shown = np.clip(scores, edges[0], edges[-1])
     classes = _score_classes(table)
+    edges, is_log = _score_bins(scores, threshold, [float(np.median(scores[members])) for _, members in classes])
+    shown = np.clip(scores, edges[0], edges[-1])
     size = 6.4, 0.85 if len(classes) > 1 else 2.5
     figure, grid = panels(len(classes), 1, size, (0.75, 1.75, 0.65, 0.55), (0, 0.22), sharex=True, sharey=True)
     rows = grid[:, 0]
@@ -69,14 +69,16 @@ def score_figure(table: ScoreTable, metrics: Mapping[str, Any], title: str = "")
     return figure
 
 
-def _score_bins(scores: Values, threshold: float | None) -> tuple[Values, bool]:
-    """The edges of 30 bins, and whether they are evenly spaced on a log axis."""
+def _score_bins(scores: Values, threshold: float | None, middles: Sequence[float]) -> tuple[Values, bool]:
+    """The edges of 30 bins, and whether they are evenly spaced on a log axis; `middles` are never cut off."""
     highest = np.percentile(scores, 99.5, method="lower")
     is_log = bool(scores.min() > 0 and highest > HEAVY_TAIL * np.median(scores))
     values = np.log10(scores) if is_log else scores
     low, high = np.percentile(values, 0.5, method="higher"), np.percentile(values, 99.5, method="lower")
     slack = 0.25 * (high - low)  # cut off only what would squeeze all the rest
     low, high = (end if abs(end - cut) <= slack else cut for end, cut in ((values.min(), low), (values.max(), high)))
+    ends = np.log10(middles) if is_log else np.asarray(middles)
+    low, high = min(low, *ends), max(high, *ends)
     span = high - low
     if span <= 1e-6 * max(abs(low), abs(high), 1e-30):
         span = max(abs(high), 1e-3) / 10

@@ -16,6 +16,7 @@ from rich.text import Text
 MISSING = "—"
 CHANCE = 0.5
 TRUST = "threshold_trust"  # among the reasons: a warning about a value that is there
+FEW_IMAGES = 10  # of a class in the test, under which its numbers say little, whatever their interval
 NAMES_LISTED = 3  # metrics named beside a reason that they share
 RATES = {"precision": "precision", "sensitivity": "sensitivity", "specificity": "specificity", "f1": "F1"}
 THRESHOLDS = {  # the suffix of the metric names -> what the column is called, and what it takes
@@ -154,6 +155,9 @@ def _ranking(metrics: Mapping[str, Any]) -> Table:
     for name, text in FLOOR_TEXTS.items():
         if metrics.get(name) is not None:
             table.add_row(Text(f"  floor: {text}"), Text(number(metrics[name])), Text())
+    if counts := metrics.get("image_counts"):
+        few = "! few: one image more or less changes this" if 0 < min(counts.values()) < FEW_IMAGES else ""
+        table.add_row(Text("tested on"), Text(f"{counts['normal']} normal, {counts['defective']} defective"), Text(few))
     if metrics.get("image_ap") is not None:
         table.add_row(Text("average precision"), Text(number(metrics["image_ap"])), Text())
     for name, text in OTHER_SETS.items():

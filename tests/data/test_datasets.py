@@ -242,6 +242,9 @@ class TestFolder:
         assert records[2].part_of == "scratch/x.png"
 
     def test_bad_regex(self, tmp_path):
+        touch(tmp_path, "good/part1_a.png")
+        with pytest.raises(ConfigError, match=r"dataset.group_regex='prt' is found in none of the \d+ paths"):
+            ImageFolder(tmp_path, group_regex="prt").scan()
         with pytest.raises(ConfigError, match=r"dataset.group_regex='\(' is not a regular expression: missing \)"):
             ImageFolder(tmp_path, group_regex="(")
 

@@ -69,3 +69,13 @@ def test_defective_images_alone_are_drawn():
     figure = drawn(score_figure(table, METRICS))
     assert [axes.texts[0].get_text().split("\n")[0] for axes in figure.axes] == ["dent"]
     assert not any("grey" in text for text in texts(figure))
+
+
+def test_no_class_is_cut_off_whole():
+    scores = [0.243, *np.linspace(0.994, 0.999, 15)]
+    table = make_table(1, {"dent": 15}, scores)
+    figure = drawn(score_figure(table, {"threshold": 0.5}))
+    low, high = figure.axes[-1].get_xlim()
+    assert low < 0.243
+    assert high > 0.999
+    assert not any("beyond the axis" in text for text in texts(figure))

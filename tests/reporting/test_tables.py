@@ -263,3 +263,16 @@ def test_a_sweep_of_segmenters_shows_their_pixels():
     assert {"0.456", "0.789"} <= set(line_with(text, "seed=1").split())
     assert "0.123" not in text
     assert "IoU is the one at the threshold to deploy" in text
+
+
+def test_few_tested_images_are_marked():
+    counted = {"image_auroc": 1.0, "image_counts": {"normal": 2, "defective": 15}}
+    assert line_with(text_of(result_table(counted, {})), "tested on").split()[2:7] == [
+        "2",
+        "normal,",
+        "15",
+        "defective",
+        "!",
+    ]
+    counted["image_counts"]["normal"] = 10
+    assert "!" not in line_with(text_of(result_table(counted, {})), "tested on")
