@@ -42,7 +42,8 @@ def cases_figure(
     `gallery` is what predictions/gallery.npz holds: `index` (N,), `image` (N, H, W, 3) uint8, and where they exist
     `reconstruction` (N, H, W, 3) uint8, `anomaly_map` (N, H, W), `mask` (N, H, W). A column is one image: the input
     with its mask's outline, and below it the reconstruction and their mean absolute difference over channels (in
-    [0, 1]), or else the anomaly map. All of a figure share one colour scale.
+    [0, 1]), or, where there is none or the method scores by it, the anomaly map. All of a figure share one colour
+    scale.
 
     Raises:
         RunError: if the gallery holds an image that the table does not.
@@ -51,14 +52,16 @@ def cases_figure(
     scores, threshold = table.primary_scores, metrics.get("threshold")
     chosen = _choose_cases(table.label[in_table], scores[in_table], per_group)
     positions = sorted({position for line in chosen for _, column in line for position in column})
-    maps, (low, high) = _difference_maps(gallery, positions)
-    if maps and "reconstruction" not in gallery:  # a map that stays far below its threshold is dark
+    scored_by_map = metrics.get("pixel_threshold") is not None and "threshold_normals" not in metrics  # a segmenter
+    below = "anomaly map" if scored_by_map or "reconstruction" not in gallery else "difference"
+    maps, (low, high) = _maps_below(gallery, positions, below)
+    if maps and below == "anomaly map":  # one that stays far below its threshold is dark
         high = max(high, metrics.get("pixel_threshold") or high)
     rows: dict[str, Any] = {"input": gallery["image"]}
     if "reconstruction" in gallery:
         rows["reconstruction"] = gallery["reconstruction"]
     if maps:
-        rows["difference" if "reconstruction" in gallery else "anomaly map"] = maps
+        rows[below] = maps
 
     tall = SIDE * float(np.clip(gallery["image"].shape[1] / gallery["image"].shape[2], 0.4, 2.5))
     block, line_height = per_group * (SIDE + GAP) + 0.3, ABOVE + len(rows) * (tall + GAP)
@@ -89,7 +92,7 @@ def cases_figure(
     if maps:
         length = min(3.0, line_height - ABOVE)
         place_of_bar = ((width - 0.9) / width, 1 - (TOP + ABOVE + length) / height, 0.15 / width, length / height)
-        label = "mean absolute difference" if "reconstruction" in gallery else "anomaly map"
+        label = "mean absolute difference" if below == "difference" else below
         _colour_bar(figure, place_of_bar, (low, high), label)
     notes = [f"numbers: score {plain(table.primary)}, and above which share of the test images it is"]
     if "mask" in gallery and (gallery["mask"][positions] == 1).any():
@@ -122,11 +125,11 @@ def _choose_cases(labels: npt.NDArray[Any], scores: Values, per_group: int) -> l
     return lines
 
 
-def _difference_maps(
-    gallery: Mapping[str, npt.NDArray[Any]], positions: Sequence[int]
+def _maps_below(
+    gallery: Mapping[str, npt.NDArray[Any]], positions: Sequence[int], below: str
 ) -> tuple[dict[int, Values], tuple[float, float]]:
     """What is shown below each chosen input, in [0, 1] if it is a difference, and the ends of the common scale."""
-    if "reconstruction" in gallery:
+    if below == "difference":
         pairs = {i: (gallery["image"][i] / 255.0, gallery["reconstruction"][i] / 255.0) for i in positions}
         maps = {i: np.abs(image - made).mean(-1) for i, (image, made) in pairs.items()}
     elif "anomaly_map" in gallery:
@@ -134,7 +137,7 @@ def _difference_maps(
     else:
         return {}, (0.0, 1.0)
     values = np.stack(list(maps.values()))
-    low = 0.0 if "reconstruction" in gallery else float(values.min())
+    low = 0.0 if below == "difference" else float(values.min())
     high = float(np.percentile(values, 99.5))
     return maps, (low, high if high > low else low + 1.0)
 

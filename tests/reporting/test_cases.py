@@ -164,3 +164,14 @@ def test_a_flat_map_is_drawn():
 def test_a_gallery_of_other_images_is_refused():
     with pytest.raises(RunError, match=r"image 77 is not in scores\.csv"):
         cases_figure(make_gallery([0, 77]), make_table(), {})
+
+
+def test_a_segmenter_shows_the_map_that_it_scores_by():
+    table = make_table(4, {"dent": 4})
+    gallery = full_gallery(table)
+    gallery["anomaly_map"] = np.full((8, 16, 16), 0.01, np.float32)
+    shown = texts(drawn(cases_figure(gallery, table, {"threshold": 0.5, "pixel_threshold": 0.5})))
+    assert {"input", "reconstruction", "anomaly map"} <= set(shown)
+    assert "difference" not in shown
+    residual = {"threshold": 0.5, "pixel_threshold": 0.5, "threshold_normals": 20}
+    assert "difference" in texts(drawn(cases_figure(gallery, table, residual)))
