@@ -94,7 +94,7 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
             dotted = _dotted(tree)
             known = dotted if "." in wrong else list(map(str, tree or ()))
             leaves = [name for name in dotted if name.rpartition(".")[2] == wrong and not name.startswith("model.")]
-            if leaves and wrong not in dotted:
+            if leaves:
                 raise ConfigError(f"There is no option {wrong!r}. Did you mean {' or '.join(leaves[:3])}?") from None
             raise ConfigError(f"There is no option {wrong!r}. {nearest(wrong, known, listed=False)}") from None
         except (HydraException, OmegaConfBaseException) as error:

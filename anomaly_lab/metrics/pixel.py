@@ -96,9 +96,7 @@ def gap_threshold(totals: PixelTotals) -> float | None:
 
     It is the lowest value of a bin; among equally good ones the highest.
     """
-    if missing_pixels(totals):
-        return None
-    return lowest_value(largest_gap(totals.normal, totals.defective), probability=totals.probability)
+    return None if missing_pixels(totals) else at_largest_gap(totals).threshold
 
 
 def at_largest_gap(totals: PixelTotals) -> PixelTotals:
@@ -108,8 +106,9 @@ def at_largest_gap(totals: PixelTotals) -> PixelTotals:
     """
     if missing_pixels(totals):
         return totals
-    counts = counts_from(totals.normal, totals.defective, largest_gap(totals.normal, totals.defective))
-    return totals._replace(threshold=gap_threshold(totals), counts=counts)
+    row = largest_gap(totals.normal, totals.defective)
+    threshold = lowest_value(row, probability=totals.probability)
+    return totals._replace(threshold=threshold, counts=counts_from(totals.normal, totals.defective, row))
 
 
 def curve_area(right: npt.NDArray[Any], up: npt.NDArray[Any], limit: float = 1.0) -> tuple[float, float]:
@@ -197,9 +196,8 @@ def _at_threshold(totals: PixelTotals) -> dict[str, Any]:
 
 
 def _at_oracle(totals: PixelTotals) -> dict[str, Any]:
-    counts = counts_from(totals.normal, totals.defective, largest_gap(totals.normal, totals.defective))
-    metrics = _at(gap_threshold(totals), counts, totals.images)
-    return {f"{name}_oracle": value for name, value in metrics.items()}
+    best = at_largest_gap(totals)
+    return {f"{name}_oracle": value for name, value in _at(best.threshold, best.counts, best.images).items()}
 
 
 def _empty(totals: PixelTotals) -> dict[str, Any]:
