@@ -32,6 +32,8 @@ Scores, metrics and figures of a trained run, made anew with the images where th
   anomaly-lab evaluate run=RUN_DIR dataset.root=DIR
 The best epoch of a run that was trained with checkpoint=best:
   anomaly-lab evaluate run=RUN_DIR checkpoint=best
+Thresholds and AUROC of another of the method's scores, without training again:
+  anomaly-lab evaluate run=RUN_DIR model.score=RLZ
 """,
     "doctor": """\
 The hardware, the versions, the datasets found and how to get the others:
@@ -62,8 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share_cores()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("anomaly_lab").setLevel(logging.INFO)
+    from anomaly_lab.config import with_plain_paths
+
     try:
-        status: int = importlib.import_module(f"anomaly_lab.{verb}").main(rest)
+        status: int = importlib.import_module(f"anomaly_lab.{verb}").main(with_plain_paths(rest))
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +22,8 @@ ALLOWED = ("anomaly_lab", "torch.optim")
 
 # What a method's config asks of the dataset and the trainer, where it stands too; no arguments of its class.
 ASKED = ("protocol", "learns_from", "input_size", "batch_size", "steps_per_epoch", "rotate", "translate", "max_epochs")
+
+_PATHS = ("dataset.root", "runs_dir", "run", "output", "model.autoencoder")  # options that are a path
 
 # What never changes a number: where things lie, what shows or stores them, and on which device they run.
 # The split's options are left out because the split itself, as a SHA of its lists, is in.
@@ -112,6 +115,24 @@ def _no_other_hydra() -> Iterator[None]:
         yield
     finally:
         GlobalHydra.instance().hydra = outer
+
+
+def with_plain_paths(arguments: Sequence[str]) -> list[str]:
+    """The command line with its paths as one types them: `~` is the home folder, and no sign means anything to Hydra.
+
+    With `-m` a comma divides the values of a sweep, as elsewhere.
+    """
+    sweeps = not {"-m", "--multirun"}.isdisjoint(arguments)
+    texts = []
+    for text in arguments:
+        key, _, value = text.partition("=")
+        if key in _PATHS and value and value[0] not in "'\"" and not (sweeps and "," in value):
+            value = str(Path(value).expanduser()) if value.partition("/")[0] == "~" else value
+            if re.search(r"[^\w./+-]", value):
+                value = "'" + value.replace("'", "\\'") + "'"
+            text = f"{key}={value}"
+        texts.append(text)
+    return texts
 
 
 def check(verb: str, arguments: Sequence[str]) -> Config:

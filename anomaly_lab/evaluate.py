@@ -75,6 +75,7 @@ def _config(run: Run, asked: Config) -> Config:
         config["checkpoint"] = asked["checkpoint"] or config["checkpoint"]
         config["predictions"] = asked["predictions"] or config["predictions"]
         config["allow"] = asked["allow"]  # the user's word, never the run's
+        config["model"]["score"] = asked["model"]["score"] or config["model"]["score"]
         config["trainer"] |= asked["trainer"]
         config["dataset"] |= {key: value for key, value in asked["dataset"].items() if value is not None}
         check_values(config)
@@ -98,5 +99,7 @@ def _plan(run: Run, config: Config) -> DataPlan:
 def _output(run: Run, config: Config, asked: Config) -> Path:
     if asked["output"]:
         return Path(asked["output"])
-    same = config["checkpoint"] == run.config()["checkpoint"]
-    return run.path if same else run.path / f"evaluate-{config['checkpoint']}"
+    before = run.config()
+    here, there = ((c["checkpoint"], c["model"]["score"]) for c in (config, before))
+    other = [str(new) for new, old in zip(here, there, strict=True) if new != old]
+    return run.path / "-".join(["evaluate", *other]) if other else run.path

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from anomaly_lab.cli import VERBS, main
+from anomaly_lab.config import compose, with_plain_paths
 
 HEAVY = ("torch", "lightning", "torchmetrics", "albumentations", "hydra", "wandb")
 
@@ -38,6 +39,20 @@ def test_a_missing_dataset_says_how_to_get_it(capsys, caplog, monkeypatch, tmp_p
     assert main(["train", "dataset=mt", f"runs_dir={tmp_path}"]) == 1
     assert "dataset.root" in caplog.text
     assert "Huang" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a b", "o'clock", "a,b", "(1)", "a=b", "[x]", "~x", "50%", "{}:"])
+def test_a_path_may_hold_any_sign(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for typed in (f"~/{name}/pictures", f"{tmp_path}/{name}/pictures", f"{name}/pictures"):
+        config = compose("train", with_plain_paths(["dataset=folder", f"dataset.root={typed}", f"runs_dir={typed}"]))
+        expected = str(tmp_path / name / "pictures") if typed.startswith("~/") else typed
+        assert config["dataset"]["root"] == config["runs_dir"] == expected
+
+
+def test_paths_in_quotes_and_those_of_a_sweep_stay_as_they_are():
+    for texts in (["run='a b'"], ["-m", "dataset.root=a,b"], ["model.latent_dim=3", "run=runs/x-s0"]):
+        assert with_plain_paths(texts) == texts
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["trian"]])

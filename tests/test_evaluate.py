@@ -73,3 +73,17 @@ def test_a_strangers_config_runs_no_code_of_its_choice(finished, capsys, part, t
     Path(finished / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["evaluate", f"run={finished}"]) == 2
     assert "_target_" in capsys.readouterr().err
+
+
+def test_another_score_counts_without_a_training(finished, capsys):
+    before = (finished / "metrics.json").read_bytes()
+    assert main(["evaluate", f"run={finished}", "model.score=RLZ"]) == 0
+    assert (finished / "metrics.json").read_bytes() == before
+    metrics, again = (
+        json.loads((folder / "metrics.json").read_text())["metrics"]
+        for folder in (finished, finished / "evaluate-RLZ")
+    )
+    assert again["image_score"] == "RLZ" != metrics["image_score"]
+    assert again["image_auroc"] == metrics["image_auroc_RLZ"]
+    assert main(["evaluate", f"run={finished}", "model.score=RLY"]) == 2
+    assert "model.score='RLY'" in capsys.readouterr().err
