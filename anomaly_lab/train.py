@@ -17,7 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from anomaly_lab.config import Config, check, check_values, compose, conf_dir, resolve, sweep_values
+from anomaly_lab.config import Config, check, check_values, compose, conf_dir, hash_of, resolve, sweep_values
 from anomaly_lab.data.plan import DataPlan, load_options, make_plan
 from anomaly_lab.errors import ConfigError, LabError, RunError, nearest
 from anomaly_lab.hardware import resolve_precision
@@ -272,10 +272,20 @@ def _finish_single(outcome: Outcome) -> int:
 def _show_sweep(outcomes: list[Outcome]) -> None:
     from rich.console import Console
 
-    from anomaly_lab.reporting.tables import sweep_table
+    from anomaly_lab.reporting.sweep import sweep_table
 
-    rows = []
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
     for outcome in outcomes:
-        content = Run(Path(outcome.run)).read() if outcome.run else {}
-        rows.append({**content, **asdict(outcome)})
+        row = asdict(outcome)
+        if outcome.run:
+            run = Run(Path(outcome.run))
+            row |= {key: value for key, value in run.read().items() if key not in row}
+            if outcome.status in ("finished", "skipped"):
+                split = run.split()
+                row["tested"] = hash_of({"test": sorted(record.path for record in split.lists["test"])})
+                notes += split.notes
+        rows.append(row)
     Console().print(sweep_table(rows))
+    for note in dict.fromkeys(notes):
+        log.info("%s", note)

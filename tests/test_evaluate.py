@@ -80,8 +80,7 @@ def test_another_score_counts_without_a_training(finished, capsys):
     assert main(["evaluate", f"run={finished}", "model.score=RLZ"]) == 0
     assert (finished / "metrics.json").read_bytes() == before
     metrics, again = (
-        json.loads((folder / "metrics.json").read_text())["metrics"]
-        for folder in (finished, finished / "evaluate-RLZ")
+        json.loads((folder / "metrics.json").read_text())["metrics"] for folder in (finished, finished / "evaluate-RLZ")
     )
     assert again["image_score"] == "RLZ" != metrics["image_score"]
     assert again["image_auroc"] == metrics["image_auroc_RLZ"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -55,6 +55,11 @@ def image_metrics(
     _merge(metrics, reasons, _interval(test, bootstrap, seed))
     _merge(metrics, reasons, _rates(test, threshold))
     return metrics, reasons
+
+
+def is_segmenter(metrics: Mapping[str, Any]) -> bool:
+    """Whether metrics.json is of a method that marks pixels by its own threshold, not by one from normal images."""
+    return metrics.get("pixel_threshold") is not None and "threshold_normals" not in metrics
 
 
 def missing_class(labels: Labels, where: str = "test") -> str | None:

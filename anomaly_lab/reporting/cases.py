@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_lab.errors import RunError
+from anomaly_lab.metrics.image import is_segmenter
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting.style import DARK, Box, outline, paste, plain, set_heading, sheet
 
@@ -52,8 +53,7 @@ def cases_figure(
     scores, threshold = table.primary_scores, metrics.get("threshold")
     chosen = _choose_cases(table.label[in_table], scores[in_table], per_group)
     positions = sorted({position for line in chosen for _, column in line for position in column})
-    scored_by_map = metrics.get("pixel_threshold") is not None and "threshold_normals" not in metrics  # a segmenter
-    below = "anomaly map" if scored_by_map or "reconstruction" not in gallery else "difference"
+    below = "anomaly map" if is_segmenter(metrics) or "reconstruction" not in gallery else "difference"
     maps, (low, high) = _maps_below(gallery, positions, below)
     if maps and below == "anomaly map":  # one that stays far below its threshold is dark
         high = max(high, metrics.get("pixel_threshold") or high)

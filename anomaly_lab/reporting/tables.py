@@ -1,10 +1,8 @@
-"""The tables of the terminal: one run's result, and the jobs of a sweep. 80 columns are enough for both."""
+"""The table of the terminal: one run's result, in 80 columns."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from rich import box
@@ -46,7 +44,7 @@ def number(value: float | None) -> str:
 
 def interval(value: float | None, bounds: Sequence[float] | None) -> str:
     """A value with its confidence interval, such as `0.642 [0.59, 0.69]`."""
-    return " ".join(_parts(value, bounds))
+    return " ".join(parts(value, bounds))
 
 
 def duration(seconds: float | None) -> str:
@@ -60,8 +58,8 @@ def duration(seconds: float | None) -> str:
 
 def auroc_remark(value: float | None, metrics: Mapping[str, Any]) -> str:
     """What has to be said beside a whole test set's AUROC: below chance, and below which floors."""
-    floors = [text for name, text in FLOORS.items() if _below(value, metrics.get(name))]
-    below = ["chance"] if _below(value, CHANCE) else []
+    floors = [text for name, text in FLOORS.items() if is_below(value, metrics.get(name))]
+    below = ["chance"] if is_below(value, CHANCE) else []
     if len(floors) == len(FLOORS):
         below.append("both floors")
     elif floors:
@@ -86,53 +84,6 @@ def result_table(metrics: Mapping[str, Any], reasons: Mapping[str, str], title: 
     if missing := {name: reason for name, reason in reasons.items() if metrics.get(name) is None and name != TRUST}:
         parts += [Text(), *_reasons(missing)]
     return Group(*parts)
-
-
-def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per job of a multirun; below it, why the failed ones failed.
-
-    A row has `overrides` (list of str), `status`, `run` (its directory, or None), for a failed job `cause`, of which
-    the first line is shown, and `metrics` and `seconds` as in metrics.json, if it came so far. Overrides that all
-    jobs share, and the folder that holds all runs, are named once, below the table. Beside a segmenter,
-    the IoU of defects and AUPRO stand in place of F1.
-    """
-    by_pixels = any(_is_segmenter(row.get("metrics") or {}) for row in rows)
-    shown = {"IoU of\ndefects": "pixel_iou_defect", "AUPRO": "pixel_aupro"} if by_pixels else {"F1": "image_f1"}
-    shared = _shared_overrides(rows)
-    parent = _common_folder(rows)
-    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, caption_justify="left")
-    table.add_column("job", overflow="fold")
-    table.add_column("status", no_wrap=True)
-    for heading in ("AUROC\n[95% CI]", "floor\n(1-NN)", *shown, "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("run", overflow="fold")
-    notes = [f"{'IoU' if by_pixels else 'F1'} is the one at the threshold to deploy"]
-    is_any_below = False
-    for row in rows:
-        metrics = row.get("metrics") or {}
-        own = [_printable(text) for text in row["overrides"] if text not in shared]
-        run, failed = _below_folder(row.get("run"), parent), row["status"] == "failed"
-        auroc, floor = metrics.get("image_auroc"), metrics.get("floor_knn_auroc")
-        is_any_below |= _below(auroc, floor)
-        table.add_row(
-            Text("\n".join(own) or MISSING),
-            Text(row["status"], style="bold red" if failed else ""),
-            Text(("! " if _below(auroc, floor) else "") + "\n".join(_parts(auroc, metrics.get("image_auroc_ci")))),
-            Text(number(floor)),
-            *(Text(number(metrics.get(name))) for name in shown.values()),
-            Text(duration(sum(row["seconds"].values()) if row.get("seconds") else None)),
-            Text(run),
-        )
-        if failed:
-            notes.append(f"failed: {' '.join(own) or run}: {_first_line(row.get('cause'))}")
-    if is_any_below:
-        notes.insert(1, "! below the thumbnail floor (1-NN)")
-    if shared:
-        notes.append(f"all jobs: {' '.join(shared)}")
-    if parent:
-        notes.append(f"runs below {parent}")
-    table.caption = Text(_printable("\n".join(notes)), style="not italic")
-    return table
 
 
 def _ranking(metrics: Mapping[str, Any]) -> Table:
@@ -184,16 +135,20 @@ def _at_thresholds(metrics: Mapping[str, Any]) -> list[RenderableType]:
             table.add_column("the method's\n(to deploy)" if own else THRESHOLDS[suffix], justify="right", no_wrap=True)
         for rate in [rate for rate in RATES if any(rate == other for other, _ in known)]:
             values = [known.get((rate, suffix)) for suffix in suffixes]
-            marks = ["! " if rate == "f1" and _below(value, floor) else "" for value in values]
+            marks = ["! " if rate == "f1" and is_below(value, floor) else "" for value in values]
             cells = [Text(mark + number(value)) for mark, value in zip(marks, values, strict=True)]
             table.add_row(Text(RATES[rate]), *cells)
         parts.append(table)
     if metrics.get("threshold") is not None:
         rule = "val_quantile" if "threshold_normals" in metrics else "the method"
         parts.append(Text(f"{rule} calls an image defective when its score is above {_threshold(metrics)}"))
+        called = {(0.0, 1.0): "no", (1.0, 0.0): "every"}
+        rates = (metrics.get("image_sensitivity"), metrics.get("image_specificity"))
+        if rates in called:
+            parts.append(Text(f"! it calls {called[rates]} test image defective", style="bold"))
     if floor is not None:
         f1 = [metrics.get(f"image_f1{suffix}") for suffix in THRESHOLDS]
-        mark = "! below the floor: " if any(_below(value, floor) for value in f1) else "floor: "
+        mark = "! below the floor: " if any(is_below(value, floor) for value in f1) else "floor: "
         parts.append(Text(f"{mark}calling every image defective has F1 {floor:.3f}"))
     return parts if len(parts) > 1 else []
 
@@ -211,7 +166,7 @@ def _pixels(metrics: Mapping[str, Any]) -> list[RenderableType]:
         if found is not None or oracle is not None:
             style = "{:.0f}" if name == "pixel_mae" else "{:.4g}" if name == "pixel_threshold" else "{:.3f}"
             cells = [MISSING if value is None else style.format(value) for value in (found, oracle)]
-            if name == "pixel_miou" and _below(found, metrics.get("floor_empty_miou")):
+            if name == "pixel_miou" and is_below(found, metrics.get("floor_empty_miou")):
                 cells[0] = f"! {cells[0]}"
             table.add_row(text, *(cells if f"{name}_oracle" in metrics else [cells[0], ""]))
     parts: list[RenderableType] = [Text(), table]
@@ -247,7 +202,7 @@ def _per_defect(per_defect: Mapping[str, Mapping[str, Any]]) -> Table:
     for name in sorted(per_defect, key=worst_first):
         value, count, found = (per_defect[name].get(key) for key in ("image_auroc", "count", "sensitivity"))
         cells = [MISSING if count is None else str(count), number(value), MISSING if found is None else f"{found:.0%}"]
-        table.add_row(Text(_printable(name)), *map(Text, cells), Text(auroc_remark(value, {})))
+        table.add_row(Text(printable(name)), *map(Text, cells), Text(auroc_remark(value, {})))
     return table
 
 
@@ -273,49 +228,18 @@ def _reasons(reasons: Mapping[str, str]) -> list[RenderableType]:
     return lines
 
 
-def _parts(value: float | None, bounds: Sequence[float] | None) -> list[str]:
+def parts(value: float | None, bounds: Sequence[float] | None) -> list[str]:
     """The value, and its interval if there is one."""
     if value is None or bounds is None:
         return [number(value)]
     return [number(value), f"[{bounds[0]:.2f}, {bounds[1]:.2f}]"]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A name from outside; a file name that is not UTF-8 travels as surrogates, which no terminal takes."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _below(value: float | None, limit: float | None) -> bool:
+def is_below(value: float | None, limit: float | None) -> bool:
+    """Whether both are there, and the value is the lower one."""
     return value is not None and limit is not None and value < limit
-
-
-def _is_segmenter(metrics: Mapping[str, Any]) -> bool:
-    """Whether it marks pixels by a threshold of its own, and not by one from held-out normal images."""
-    return metrics.get("pixel_iou_defect") is not None and "threshold_normals" not in metrics
-
-
-def _first_line(cause: str | None) -> str:
-    lines = (cause or "").strip().splitlines()
-    return lines[0] if lines else "no cause was recorded"
-
-
-def _shared_overrides(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What every one of several jobs has among its overrides."""
-    if len(rows) < 2:
-        return []
-    return [text for text in rows[0]["overrides"] if all(text in row["overrides"] for row in rows)]
-
-
-def _common_folder(rows: Sequence[Mapping[str, Any]]) -> str:
-    folders = [str(PurePath(row["run"]).parent) for row in rows if row.get("run")]
-    # Paths that are partly relative, or on several drives, have none in common.
-    try:
-        return os.path.commonpath(folders) if folders else ""
-    except ValueError:
-        return ""
-
-
-def _below_folder(run_dir: str | os.PathLike[str] | None, parent: str) -> str:
-    if not run_dir:
-        return MISSING
-    return str(PurePath(run_dir).relative_to(parent)) if parent else str(run_dir)

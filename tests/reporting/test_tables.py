@@ -1,24 +1,7 @@
-import io
-
 import pytest
-from rich.console import Console
+from terminal import line_with, text_of
 
-from anomaly_lab.reporting.tables import auroc_remark, duration, interval, number, result_table, sweep_table
-
-WIDTH = 80
-
-
-def text_of(renderable, width=WIDTH):
-    file = io.StringIO()  # no terminal, as in a CI log
-    Console(file=file, width=width).print(renderable)
-    text = file.getvalue()
-    assert all(len(line) <= width for line in text.splitlines())
-    assert "\x1b" not in text
-    return text
-
-
-def line_with(text, start):
-    return next(line for line in text.splitlines() if line.strip().startswith(start))
+from anomaly_lab.reporting.tables import auroc_remark, duration, interval, number, result_table
 
 
 def example_metrics():
@@ -141,67 +124,6 @@ def test_a_name_that_is_no_utf8_can_be_printed():
     assert text.encode("utf-8").decode("utf-8").count("d?") == 1
 
 
-def job(latent_dim, seed, **more):
-    metrics = {"image_auroc": 0.6 + seed / 10, "image_auroc_ci": [0.5, 0.8], "floor_knn_auroc": 0.65, "image_f1": 0.46}
-    return {
-        "overrides": [f"model.latent_dim={latent_dim}", f"seed={seed}", "trainer.max_epochs=1"],
-        "status": "finished",
-        "run": f"/somewhere/runs/mt/dpae/a1b2c3d{latent_dim % 10}-s{seed}",
-        "metrics": metrics,
-        "reasons": {},
-        "seconds": {"train": 3180.0, "evaluate": 20.0},
-        "cause": None,
-        **more,
-    }
-
-
-def test_a_sweep_has_one_row_per_job():
-    text = text_of(sweep_table([job(d, s) for d in (16, 32) for s in (0, 1)]))
-    rows = [line.split() for line in text.splitlines() if line.startswith("model.latent_dim=")]
-    assert rows[0] == ["model.latent_dim=16", "finished", "!", "0.600", "0.650", "0.460", "53", "min", "a1b2c3d6-s0"]
-    assert rows[3] == ["model.latent_dim=32", "finished", "0.700", "0.650", "0.460", "53", "min", "a1b2c3d2-s1"]
-    assert len(rows) == 4
-    assert text.count("[0.50, 0.80]") == 4
-    assert text.count("trainer.max_epochs=1") == 1  # what all share is said once
-    assert "all jobs: trainer.max_epochs=1" in text
-    assert "runs below /somewhere/runs/mt/dpae" in text
-    assert "! below the thumbnail floor" in text
-
-
-def test_a_failed_job_is_named_with_the_first_line_of_its_cause():
-    failed = job(-3, 0, status="failed", run=None, metrics={}, seconds={}, cause="it must be positive\nTraceback ...")
-    text = text_of(sweep_table([job(16, 0), failed]))
-    assert line_with(text, "model.latent_dim=-3").split() == ["model.latent_dim=-3", "failed", *"—————"]
-    assert "failed: model.latent_dim=-3: it must be positive" in text
-    assert "Traceback" not in text
-
-
-def test_a_failure_without_a_cause_says_so():
-    failed = {"overrides": [], "status": "failed", "run": None, "cause": None}
-    assert "no cause was recorded" in text_of(sweep_table([failed]))
-
-
-def test_runs_of_several_models_are_told_apart():
-    text = text_of(sweep_table([job(16, 0), job(16, 0, run="/somewhere/runs/mt/vae/ffffffff-s0")]))
-    assert "dpae/a1b2c3d6-s0" in text
-    assert "vae/ffffffff-s0" in text
-    assert "runs below /somewhere/runs/mt\n" in "\n".join(map(str.rstrip, text.splitlines())) + "\n"
-
-
-def test_runs_that_have_no_folder_in_common_are_written_out():
-    text = text_of(sweep_table([job(16, 0), job(32, 0, run="runs/b-s0")]), width=120)
-    assert "runs below" not in text
-    assert "runs/b-s0" in text
-
-
-def test_one_job_keeps_its_overrides():
-    assert "seed=0" in text_of(sweep_table([job(16, 0)]))
-
-
-def test_a_sweep_without_jobs_is_an_empty_table():
-    assert "status" in text_of(sweep_table([]))
-
-
 def test_normal_images_only_leave_a_short_table():
     rates = {"image_specificity": 0.58, "image_specificity_oracle": None, "image_f1": None}
     metrics = {"image_auroc": None, "image_auroc_RLX": None, "floor_knn_auroc": None, "image_ap": None, **rates}
@@ -256,15 +178,6 @@ def test_the_score_that_counts_is_named_and_stands_once():
     assert "score RLZ" in text
 
 
-def test_a_sweep_of_segmenters_shows_their_pixels():
-    rows = [{"overrides": [f"seed={i}"], "status": "finished", "run": f"runs/x/unet/1a2b3c4d-s{i}"} for i in range(2)]
-    pixels = {"image_auroc": 0.7, "image_f1": 0.123, "pixel_iou_defect": 0.456, "pixel_aupro": 0.789}
-    text = text_of(sweep_table([row | {"metrics": pixels} for row in rows]))
-    assert {"0.456", "0.789"} <= set(line_with(text, "seed=1").split())
-    assert "0.123" not in text
-    assert "IoU is the one at the threshold to deploy" in text
-
-
 def test_few_tested_images_are_marked():
     counted = {"image_auroc": 1.0, "image_counts": {"normal": 2, "defective": 15}}
     assert line_with(text_of(result_table(counted, {})), "tested on").split()[2:7] == [
@@ -276,3 +189,10 @@ def test_few_tested_images_are_marked():
     ]
     counted["image_counts"]["normal"] = 10
     assert "!" not in line_with(text_of(result_table(counted, {})), "tested on")
+
+
+@pytest.mark.parametrize(("rates", "said"), [((0.0, 1.0), "calls no test"), ((1.0, 0.0), "calls every test")])
+def test_a_threshold_that_tells_nothing_apart_is_marked(rates, said):
+    found = {"threshold": 0.5, "image_sensitivity": rates[0], "image_specificity": rates[1]}
+    assert said in text_of(result_table(found, {}))
+    assert "! it calls" not in text_of(result_table(example_metrics(), {}))
