@@ -27,6 +27,7 @@ from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.loggers import make_logger
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.models.gan import GAN
+from anomaly_lab.reporting.tables import duration
 from anomaly_lab.runs import Run
 from anomaly_lab.score import score
 from anomaly_lab.trainer import WholeCheckpoints, make_trainer, quieten
@@ -188,14 +189,13 @@ def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs
     batches = data.steps
     if len(clock.times) < 3:
         return f"Training up to epoch {epochs}, {batches} batches each."
-    minutes = (clock.times[-1] - clock.times[1]) / (len(clock.times) - 2) * batches * epochs / 60
+    seconds = (clock.times[-1] - clock.times[1]) / (len(clock.times) - 2) * batches * epochs
     if trainer.strategy.root_device.type == "cuda":
         memory, where = torch.cuda.max_memory_allocated(), "GPU memory"
     else:
         unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
         memory, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "memory"
-    took = f"{minutes:.0f} min" if minutes >= 2 else f"{minutes * 60:.0f} s"
-    used = f"about {took} and {memory / 2**30:.1f} GiB of {where}"
+    used = f"about {duration(seconds)} and {memory / 2**30:.1f} GiB of {where}"
     return f"Training up to epoch {epochs}, {batches} batches each: {used}."
 
 

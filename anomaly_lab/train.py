@@ -159,6 +159,8 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
     given = node["autoencoder"] is not None
     if given:
         run = Run(Path(node["autoencoder"]))
+        if not run.config_file.exists():
+            raise ConfigError(f"model.autoencoder={run.path} is no run directory: it has no config.yaml.")
         found = run.config()
         _check_given(run, found, config, plan)
         stage = FirstStage(run, found, [])

@@ -23,7 +23,9 @@ from anomaly_lab.data.store import ImageStore
 from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.data.transforms import Augmentation
 from anomaly_lab.errors import DataError
-from anomaly_lab.types import DEFECTIVE, IGNORE, Batch, Sample
+from anomaly_lab.types import IGNORE, Batch, Sample
+
+INVERTED = 0.6  # share of defective pixels, from where on a mask rather marks what is sound
 
 log = logging.getLogger("anomaly_lab")
 
@@ -189,19 +191,7 @@ class DefectDataModule(LightningDataModule):
         """
         records = {(r.path, r.mask): r for records in self.plan.split.lists.values() for r in records}
         self.store.prepare(list(records.values()), progress=progress)
-        if "labelled" in self.plan.load.learns_from:
-            marked = [record for record in self.plan.pool("labelled") if record.mask]
-            empty = [r.mask for r in marked if not (self.store.load(r)[1] == DEFECTIVE).any()]
-            if empty and len(empty) == len(marked):
-                raise DataError(
-                    f"No mask to learn from has a defective pixel at this size ({len(marked)} of them, such as "
-                    f"{empty[0]}): 128 and more is defective. Look at the masks, raise dataset.image_size, or label "
-                    "others (dataset.split_seed)."
-                )
-            if empty:
-                log.info(
-                    "%d of %d masks to learn from are empty at this size, such as %s", len(empty), len(marked), empty[0]
-                )
+        self._look_at_masks()
 
     def loader(self, name: str) -> DataLoader[Batch]:
         """The list `name` of the split as batches, in order and unchanged; larger images in tiles."""
@@ -241,6 +231,34 @@ class DefectDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test images."""
         return self.loader("test")
+
+    def _look_at_masks(self) -> None:
+        """Refuse to learn from nothing but empty masks, and say where masks are empty or mark nearly all."""
+        lists: dict[str, tuple[str, ...]] = {"judge by": ("tune", "test")}
+        if "labelled" in self.plan.load.learns_from:
+            lists["learn from"] = ("labelled",)
+        for purpose, names in lists.items():
+            masked = [r for name in names for r in self.plan.split.lists.get(name, ()) if r.mask]
+            shares = [self.store.marked[record.path] for record in masked]
+            empty = [record.mask for record, share in zip(masked, shares, strict=True) if not share]
+            if purpose == "learn from" and masked and len(empty) == len(masked):
+                raise DataError(
+                    f"No mask to learn from has a defective pixel at this size ({len(masked)} of them, such as "
+                    f"{empty[0]}): 128 and more is defective. Look at the masks, raise dataset.image_size, or label "
+                    "others (dataset.split_seed)."
+                )
+            if empty:
+                log.warning(
+                    "%d of %d masks to %s have no defective pixel at this size, such as %s: these images' pixels are "
+                    "left out.",
+                    *(len(empty), len(masked), purpose, empty[0]),
+                )
+            if masked and np.median(shares) > INVERTED:
+                log.warning(
+                    "Half of the masks to %s mark more than %.0f%% of the image: are they inverted? 128 and more is "
+                    "defective.",
+                    *(purpose, 100 * np.median(shares)),
+                )
 
     def _training(self, stream: str) -> DataLoader[Batch]:
         load, records = self.plan.load, self.plan.stream(stream)

@@ -110,11 +110,11 @@ def _draw(
         drawn.paths |= {record.path for group in free + kept for record in group}
         if len(free) < unlabelled or len(kept) < reserve:
             able = sum(bool(_labellable(group, defect)) for group in groups)
-            notes.append(
-                f"{defect}: {len(kept)} parts are kept for labels instead of {reserve}, and {len(free)} give an "
-                f"unlabelled image instead of {unlabelled}: of {len(groups)} parts {able} can be labelled, and one is "
-                "left to test."
-            )
+            few = [f"{len(kept)} are kept for labels instead of {reserve}"] if len(kept) < reserve else []
+            if len(free) < unlabelled:
+                few.append(f"{len(free)} give an unlabelled image instead of {unlabelled}")
+            masks = "" if able == len(groups) else f", {able} of them with a mask" if able else ", none with a mask"
+            notes.append(f"{defect}: of {len(groups)} parts{masks}, {' and '.join(few)}; one is left to test.")
     return drawn
 
 

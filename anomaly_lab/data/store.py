@@ -77,6 +77,7 @@ class ImageStore:
         self.max_value = max_value
         self.smallest = smallest
         self._frames: dict[str, tuple[int, int]] = {}
+        self.marked: dict[str, float] = {}  # by a prepared image's path, which share of its pixels is defective
         self.cache = Path(cache).absolute() if cache is not None else cache_dir() / "images"
         self._layout = np.dtype(
             [
@@ -148,7 +149,8 @@ class ImageStore:
 
     def _complaint(self, record: Record) -> str | None:
         try:
-            self.load(record)
+            _, mask = self.load(record)
+            self.marked[record.path] = float(np.mean(mask == DEFECTIVE))
         except DataError as error:
             return str(error)
         return None

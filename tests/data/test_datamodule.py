@@ -1,6 +1,9 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from anomaly_lab.config import compose
 from anomaly_lab.data.datamodule import DefectDataModule, OrderedSampler, TrainingSampler
@@ -172,3 +175,24 @@ def test_more_labels_leave_the_test_and_the_pool_alone(data):
     for name in ("test", "unlabelled", "val"):
         assert one.split.lists[name] == three.split.lists[name]
     assert one.sha256 != three.sha256
+
+
+def test_empty_and_inverted_masks_are_named_each_time(data, pictures, tmp_path, caplog):
+    data().prepare()
+    assert "mask" not in caplog.text
+    empty, inverted = tmp_path / "empty", tmp_path / "inverted"
+    shutil.copytree(pictures, empty)
+    Image.new("L", (36, 36)).save(empty / "masks/spot/041.png")
+    shutil.copytree(pictures, inverted)
+    for mask in (inverted / "masks/spot").iterdir():
+        ImageOps.invert(Image.open(mask)).save(mask)
+    for _ in ("decoded", "from the cache"):
+        caplog.clear()
+        data(root=str(empty)).prepare()
+        assert (
+            "1 of 8 masks to judge by have no defective pixel at this size, such as masks/spot/041.png" in caplog.text
+        )
+        assert "inverted" not in caplog.text
+        caplog.clear()
+        data(root=str(inverted)).prepare()
+        assert "Half of the masks to judge by mark more than 95% of the image: are they inverted?" in caplog.text

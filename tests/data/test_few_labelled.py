@@ -313,8 +313,16 @@ def test_a_type_with_few_parts_keeps_one_for_the_test(parts, labelled, unlabelle
     found = tuple(types(split, name)["rare"] for name in ("labelled", "unlabelled", "test"))
     assert found == (labelled, unlabelled, tested)
     (note,) = [note for note in split.notes if note.startswith("rare")]
-    assert f"{labelled} parts are kept for labels instead of 5, and {unlabelled} give an unlabelled image" in note
-    assert f"of {parts} parts {parts} can be labelled, and one is left to test." in note
+    few = f", {labelled} are kept for labels instead of 5"
+    few += f" and {unlabelled} give an unlabelled image instead of 2" if unlabelled < 2 else ""
+    assert note == f"rare: of {parts} parts{few}; one is left to test."
+
+
+def test_a_type_without_masks_keeps_none_for_labels():
+    bare = [replace(record, mask=None) for record in defective(8, "bare")]
+    masked = [replace(record, mask=f"masks/{record.path}") for record in defective(20)]
+    split = make_split(normal(20) + masked + bare, replace(FEW, unlabelled_per_type=0))
+    assert "bare: of 8 parts, none with a mask, 0 are kept for labels instead of 1; one is left to test." in split.notes
 
 
 def test_what_stays_of_a_type_with_few_parts_is_tested_rather_than_tuned_on():
@@ -335,7 +343,7 @@ def test_defective_images_without_a_mask_are_not_labelled():
         assert "4 defective images have no mask, so they are not labelled." in split.notes
         more = make_split(records, replace(options, labelled_per_type=6))
         assert types(more, "labelled") == {"dent": 4, "good": 6}
-        assert "of 8 parts 4 can be labelled" in more.notes[0]
+        assert "of 8 parts, 4 of them with a mask" in more.notes[0]
 
 
 def test_fewer_normal_parts_than_labels_are_said():
