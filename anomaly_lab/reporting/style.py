@@ -6,6 +6,7 @@ automatically takes as long as drawing it twice.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,14 @@ def sheet(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def paste(page: Axes, picture: npt.NDArray[Any], box: Box, **look: Any) -> None:
-    """Draw a picture, (H, W) or (H, W, 3), over a box (left, top, width, height) of a sheet."""
+    """Draw a picture, (H, W, 3), or a map, (H, W), over a box (left, top, width, height) of a sheet.
+
+    A map with more pixels than the sheet has there shows the highest of those that share a place: a mean would hide
+    what is small.
+    """
     left, top, width, height = box
+    if picture.ndim == 2:
+        picture = _maxima(picture, math.ceil(picture.shape[1] / (DPI * width)))
     # smoothing a picture shown much larger than it is would hide a decoder's checkerboard
     smoothing = "nearest" if 2 * picture.shape[1] <= DPI * width else "auto"
     page.imshow(picture, extent=(left, left + width, top + height, top), aspect="auto", interpolation=smoothing, **look)
@@ -112,6 +119,14 @@ def plain(text: str, length: int = 80, *, keep_end: bool = False) -> str:
     if len(text) > length:
         text = f"…{text[1 - length :]}" if keep_end else f"{text[: length - 1]}…"
     return "".join(char if ord(char) in _drawable() else "?" for char in text).replace("$", r"\$")
+
+
+def _maxima(values: npt.NDArray[Any], block: int) -> npt.NDArray[Any]:
+    """The maximum of each block x block values (H, W), (H / block, W / block) rounded up."""
+    height, width = values.shape
+    padded = np.pad(values, ((0, -height % block), (0, -width % block)), mode="edge")
+    maxima: npt.NDArray[Any] = padded.reshape(len(padded) // block, block, -1, block).max((1, 3))
+    return maxima
 
 
 @cache

@@ -178,7 +178,7 @@ def _pixels(metrics: Mapping[str, Any]) -> list[RenderableType]:
 def _by_area(areas: Mapping[str, Mapping[str, Any]]) -> Table:
     """Small defects are the ones that are missed: one row for each size that there is."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
-    table.add_column("defects by area\nin pixels", no_wrap=True)
+    table.add_column("defects by area\nin pixels as scored", no_wrap=True)
     for heading in ("how many", "with a marked\npixel", "share of\npixels marked"):
         table.add_column(heading, justify="right", no_wrap=True)
     for area, row in areas.items():

@@ -31,3 +31,15 @@ def test_pixels_stay_visible_where_a_picture_is_much_enlarged(side, smoothing):
     _, page = sheet(2, 2)
     paste(page, np.zeros((side, side, 3), np.uint8), (0, 0, 1, 1))
     assert page.images[0].get_interpolation() == smoothing
+
+
+def test_a_single_high_pixel_of_a_large_map_is_drawn():
+    """A defect of one pixel in 500 x 700, pasted 100 pixels wide: a mean over what shares a place would hide it."""
+    values = np.zeros((500, 700), np.float32)
+    values[321, 456] = 1
+    figure, page = sheet(2, 2)
+    paste(page, values, (0.5, 0.5, 1, 1), cmap="gray", vmin=0, vmax=1)
+    pixels = np.asarray(drawn(figure).canvas.buffer_rgba())[50:150, 50:150, 0]
+    row, column = np.unravel_index(pixels.argmax(), pixels.shape)
+    assert pixels.max() > 127
+    assert (row, column) == pytest.approx((321 / 5, 456 / 7), abs=2)
