@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from anomaly_lab.errors import LabError, nearest
 from anomaly_lab.hardware import share_cores
@@ -62,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"anomaly-lab {verb} [key=value ...]: {VERBS[verb]}\n\n{_EXAMPLES[verb]}")
         return 0
     share_cores()
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    console = logging.StreamHandler()
+    console.addFilter(said_once())
+    logging.basicConfig(format="%(message)s", handlers=[console])
     logging.getLogger("anomaly_lab").setLevel(logging.INFO)
     from anomaly_lab.config import with_plain_paths
 
@@ -77,3 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return status
+
+
+def said_once() -> Callable[[logging.LogRecord], bool]:
+    """A filter that lets each warning through once: both stages of a run, and all jobs of a sweep, read one folder."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if record.levelno == logging.WARNING and text in said:
+            return False
+        said.add(text)
+        return True
+
+    return is_new

@@ -1,10 +1,11 @@
+import logging
 import subprocess
 import sys
 import time
 
 import pytest
 
-from anomaly_lab.cli import VERBS, main
+from anomaly_lab.cli import VERBS, main, said_once
 from anomaly_lab.config import compose, with_plain_paths
 
 HEAVY = ("torch", "lightning", "torchmetrics", "albumentations", "hydra", "wandb")
@@ -53,6 +54,22 @@ def test_a_path_may_hold_any_sign(name, tmp_path, monkeypatch):
 def test_paths_in_quotes_and_those_of_a_sweep_stay_as_they_are():
     for texts in (["run='a b'"], ["-m", "dataset.root=a,b"], ["model.latent_dim=3", "run=runs/x-s0"]):
         assert with_plain_paths(texts) == texts
+
+
+def test_a_warning_is_said_once_and_whatever_else_each_time(capsys):
+    console = logging.StreamHandler(sys.stdout)
+    console.addFilter(said_once())
+    log = logging.Logger("one command")
+    log.addHandler(console)
+    for job in (1, 2):
+        log.warning("%s is left out", "a.png")
+        log.info("trained")
+        log.warning("job %d failed", job)
+        log.error("no room")
+    assert capsys.readouterr().out.splitlines() == [
+        *("a.png is left out", "trained", "job 1 failed", "no room"),
+        *("trained", "job 2 failed", "no room"),
+    ]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["trian"]])
