@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anomaly_lab.metrics.maps import MAP_SCORES, map_scores
 from anomaly_lab.models.base import AnomalyModel, checked
-from anomaly_lab.models.residual import Residual, residual_map, ssim
+from anomaly_lab.models.residual import Residual, residual_map
 from anomaly_lab.nets.bergmann import BergmannAutoencoder
 from anomaly_lab.types import Batch, Prediction
 
@@ -52,9 +52,10 @@ class Autoencoder(AnomalyModel):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """P2 Eq. 2 (the mean over channels too), or 1 - SSIM."""
-        x, _ = self.normalise(batch["image"])
+        x, restore = self.normalise(batch["image"])
         x_hat, _ = self(x)
-        loss = (x - x_hat).square().mean() if self.loss == "mse" else (1 - ssim(x, x_hat)).mean()
+        kind: Residual = "l2" if self.loss == "mse" else "ssim"
+        loss = residual_map(x, x_hat, kind, restore).mean()
         self.log_losses(loss, {}, batch_size=len(x))
         return loss
 
@@ -67,5 +68,5 @@ class Autoencoder(AnomalyModel):
         """The residual map, and image scores from it."""
         x, restore = self.normalise(image)
         x_hat, z = self(x)
-        residual = residual_map(x, x_hat, self.residual)
+        residual = residual_map(x, x_hat, self.residual, restore)
         return Prediction(map_scores(residual), residual, restore(x_hat), {"z": z})

@@ -74,7 +74,7 @@ class PCA(AnomalyModel):
         x, restore = self.normalise(image)
         z, x_hat = self._project(x.flatten(1).float())
         x_hat = x_hat.view_as(x)
-        residual = residual_map(x, x_hat, self.residual)
+        residual = residual_map(x, x_hat, self.residual, restore)
         return Prediction(map_scores(residual), residual, restore(x_hat), {"z": z})
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:

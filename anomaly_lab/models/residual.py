@@ -7,19 +7,22 @@ from typing import Literal
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from anomaly_lab.models.base import Restore
+
 Residual = Literal["l1", "l2", "ssim"]
 
 WINDOW = 11  # pixels, of SSIM (Bergmann et al., VISAPP 2019)
 
 
-def residual_map(image: Tensor, reconstruction: Tensor, kind: Residual) -> Tensor:
-    """How far a reconstruction is from its image (B, 3, H, W), pixel by pixel: (B, 1, H, W).
+def residual_map(x: Tensor, x_hat: Tensor, kind: Residual, restore: Restore = lambda x: x) -> Tensor:
+    """How far a reconstruction is from its input (B, 3, H, W), pixel by pixel: (B, 1, H, W).
 
-    `l1` is the mean absolute difference over channels (P2 Eq. 3), `l2` that of the squares, `ssim` 1 - SSIM.
+    `l1` is the mean absolute difference over channels (P2 Eq. 3), `l2` that of the squares, `ssim` 1 - SSIM, whose
+    constants are for images in [0, 1]: `restore` brings both back to that scale.
     """
     if kind == "ssim":
-        return 1 - ssim(image, reconstruction)
-    difference = image - reconstruction
+        return 1 - ssim(restore(x), restore(x_hat))
+    difference = x - x_hat
     return (difference.abs() if kind == "l1" else difference.square()).mean(1, keepdim=True)
 
 

@@ -99,7 +99,7 @@ class VAE(AnomalyModel):
         x, restore = self.normalise(image)
         mean, log_variance = self.encode(x)
         x_hat, _ = self.decode(mean)
-        residual = residual_map(x, x_hat, self.residual)
+        residual = residual_map(x, x_hat, self.residual, restore)
         deviation = (log_variance / 2).exp()
         drawn = [gaussian_nll(x, *self.decode(mean + noise * deviation)) for noise in self.noise]
         scores = {

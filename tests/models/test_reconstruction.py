@@ -48,6 +48,16 @@ def test_losses_are_eq_2_and_one_minus_ssim():
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("norm", ["none", "per_image"])
+def test_ssim_is_that_of_the_images_whatever_the_network_sees(norm):
+    """Its constants are for images in [0, 1]: on standardised ones the grain of a flat image would count in full."""
+    image = 0.5 + 0.01 * torch.rand(2, 3, 32, 32)
+    model = build("ae", "model.loss=ssim", "model.residual=ssim", f"model.input_norm={norm}").eval()
+    expected = 1 - ssim(image, model.reconstruct(image))
+    torch.testing.assert_close(model.training_step({"image": image}, 0), expected.mean(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.predict(image).anomaly_map, expected, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["l1", "l2", "ssim"])
 def test_residuals(kind):
     image = torch.rand(2, 3, 32, 32)
