@@ -118,21 +118,27 @@ def _no_other_hydra() -> Iterator[None]:
 
 
 def with_plain_paths(arguments: Sequence[str]) -> list[str]:
-    """The command line with its paths as one types them: `~` is the home folder, and no sign means anything to Hydra.
+    """The command line with its paths as one types them: `~` is the home folder, and no sign means anything to Hydra
+    but `${...}`, another option.
 
-    With `-m` a comma divides the values of a sweep, as elsewhere.
+    With `-m` a comma divides the values of a sweep, and `glob(...)` and `choice(...)` are Hydra's, as elsewhere.
     """
     sweeps = not {"-m", "--multirun"}.isdisjoint(arguments)
     texts = []
     for text in arguments:
         key, _, value = text.partition("=")
-        if key in _PATHS and value and value[0] not in "'\"" and not (sweeps and "," in value):
-            value = str(Path(value).expanduser()) if value.partition("/")[0] == "~" else value
-            if re.search(r"[^\w./+-]", value):
-                value = "'" + value.replace("'", "\\'") + "'"
-            text = f"{key}={value}"
+        if key in _PATHS and not re.match("['\"]" + (r"|\w+\(.*\)$" if sweeps else ""), value):
+            text = f"{key}={','.join(map(_plain_path, value.split(',') if sweeps else [value]))}"
         texts.append(text)
     return texts
+
+
+def _plain_path(value: str) -> str:
+    """A path in quotes, unless Hydra takes it for itself as it is; a name alone may look like a number."""
+    value = str(Path(value).expanduser()) if value.partition("/")[0] == "~" else value
+    if value in ("", "null") or re.fullmatch(r"[\w.+-]*/[\w./+-]*", value, re.ASCII):
+        return value
+    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'") + "'"
 
 
 def check(verb: str, arguments: Sequence[str]) -> Config:

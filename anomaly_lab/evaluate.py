@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anomaly_lab.config import Config, check_values, compose
+from anomaly_lab.config import Config, check_values, compose, with_plain_paths
 from anomaly_lab.data.plan import DataPlan, load_options, make_dataset
 from anomaly_lab.errors import RunError
 from anomaly_lab.runs import Run, write_json
@@ -23,7 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     from anomaly_lab.reporting.tables import result_table
 
     # `evaluate RUN_DIR` is what one types first
-    asked = compose("evaluate", [text if "=" in text else f"run='{text}'" for text in arguments])
+    named = [text if "=" in text and not Path(text).is_dir() else f"run={text}" for text in arguments]
+    asked = compose("evaluate", with_plain_paths(named))
     results, output = evaluate(Run(Path(asked["run"])), asked)
     Console().print(result_table(results["metrics"], results["reasons"], title="/".join(output.parts[-3:])))
     log.info("Scores: %s", output / "scores.csv")
@@ -41,8 +42,7 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
         raise RunError(f"{run.path} is {run.status()}, not finished: run its `train` command again first.")
     plan = _plan(run, config)
     output = _output(run, config, asked)
-    here = output.resolve() == run.path.resolve()
-    if here and plan.sha256 != run.read().get("data_sha256"):
+    if not asked["output"] and plan.sha256 != run.read().get("data_sha256"):
         raise RunError(
             f"The images under {plan.dataset.root} are not those the run was tested on: some files hold "
             "something else. Give output=DIR to score them apart."
@@ -64,7 +64,8 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
         results = score(config, data, model, output, run.splits)
         before = run.read()  # commit and versions stay those of the training
         results["seconds"] = {**before["seconds"], "evaluate": time.perf_counter() - started}
-        write_json(output / "metrics.json", before | results | {"checkpoint": config["checkpoint"]})
+        about = {"checkpoint": config["checkpoint"], "data_sha256": plan.sha256}
+        write_json(output / "metrics.json", before | results | about)
     return results, output
 
 

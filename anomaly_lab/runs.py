@@ -132,7 +132,7 @@ class Run:
         """The stored split."""
         try:
             return Split.from_json(json.loads(self.split_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.split_file} cannot be read: {error}") from None
 
     def status(self) -> Status:

@@ -58,6 +58,7 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
         threshold=model.pixel_threshold if model.primary_score in _PIXEL_SCALED else None,
     )
     if model.has_map:
+        metrics["pixel_threshold_rule"] = "largest_gap" if model.pixel_threshold is None else "method"
         for name, prefix in (("val", "val_"), ("tune", "tune_"), ("labelled", "train_"), ("test", "")):
             if name in found:
                 of_set, why = pixel_metrics(found[name].pixels, where=name, no_threshold=reason)

@@ -274,20 +274,24 @@ def _finish_single(outcome: Outcome) -> int:
 def _show_sweep(outcomes: list[Outcome]) -> None:
     from rich.console import Console
 
-    from anomaly_lab.reporting.sweep import sweep_table
+    from anomaly_lab.reporting.sweep import DONE, sweep_table
 
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for outcome in outcomes:
         row = asdict(outcome)
-        if outcome.run:
-            run = Run(Path(outcome.run))
-            row |= {key: value for key, value in run.read().items() if key not in row}
-            if outcome.status in ("finished", "skipped"):
-                split = run.split()
-                row["tested"] = hash_of({"test": sorted(record.path for record in split.lists["test"])})
-                notes += split.notes
         rows.append(row)
+        if outcome.run is None or outcome.status not in DONE:
+            continue
+        run = Run(Path(outcome.run))
+        try:
+            row |= {key: value for key, value in run.read().items() if key not in row}
+            split = run.split()
+        except RunError as error:
+            notes.append(str(error))
+        else:
+            row["tested"] = hash_of({"test": sorted(record.path for record in split.lists["test"])})
+            notes += split.notes
     Console().print(sweep_table(rows))
     for note in dict.fromkeys(notes):
         log.info("%s", note)

@@ -42,18 +42,39 @@ def test_a_missing_dataset_says_how_to_get_it(capsys, caplog, monkeypatch, tmp_p
     assert "Huang" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["a b", "o'clock", "a,b", "(1)", "a=b", "[x]", "~x", "50%", "{}:"])
+NAMES = [
+    "a b",
+    "o'clock",
+    "a,b",
+    "(1)",
+    "a=b",
+    "[x]",
+    "~x",
+    "50%",
+    "{}:",
+    "Prüfung",
+    "日本",
+    "2024",
+    "true",
+    "a\\",
+    "a\\'b",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_path_may_hold_any_sign(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    for typed in (f"~/{name}/pictures", f"{tmp_path}/{name}/pictures", f"{name}/pictures"):
+    for typed in (f"~/{name}/pictures", f"{tmp_path}/{name}/pictures", f"{name}/pictures", f"~/{name}", name):
         config = compose("train", with_plain_paths(["dataset=folder", f"dataset.root={typed}", f"runs_dir={typed}"]))
-        expected = str(tmp_path / name / "pictures") if typed.startswith("~/") else typed
+        expected = str(tmp_path) + typed[1:] if typed.startswith("~/") else typed
         assert config["dataset"]["root"] == config["runs_dir"] == expected
 
 
-def test_paths_in_quotes_and_those_of_a_sweep_stay_as_they_are():
-    for texts in (["run='a b'"], ["-m", "dataset.root=a,b"], ["model.latent_dim=3", "run=runs/x-s0"]):
+def test_paths_in_quotes_and_sweeps_over_paths_stay_what_they_are(monkeypatch):
+    for texts in (["run='a b'"], ["-m", "runs_dir=choice(a,b)"], ["model.latent_dim=3", "run=runs/x-s0"]):
         assert with_plain_paths(texts) == texts
+    monkeypatch.setenv("HOME", "/home")
+    assert with_plain_paths(["-m", "dataset.root=~/a,b c"]) == ["-m", "dataset.root=/home/a,'b c'"]
 
 
 def test_a_warning_is_said_once_and_whatever_else_each_time(capsys):
@@ -102,3 +123,11 @@ def test_python_m_is_the_same_command():
         [sys.executable, "-m", "anomaly_lab", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("anomaly-lab ")
+
+
+def test_the_console_says_warnings_once(monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    main(["train", "model.laten_dim=3"])
+    for _ in range(2):
+        logging.getLogger("anomaly_lab.data").warning("a.png is left out")
+    assert capsys.readouterr().err.count("a.png is left out") == 1

@@ -20,6 +20,7 @@ def test_the_same_scores_come_again(finished, capsys):
 
 
 def test_the_run_needs_no_name_in_front(finished, tmp_path):
+    finished = finished.rename(tmp_path / "it's a=b")
     assert main(["evaluate", str(finished), f"output={tmp_path / 'out'}"]) == 0
     assert (tmp_path / "out/scores.csv").read_bytes() == (finished / "scores.csv").read_bytes()
 
@@ -32,6 +33,13 @@ def test_other_pictures_do_not_overwrite_the_runs_numbers(finished, pictures, tm
     assert main(["evaluate", f"run={finished}", f"dataset.root={other}"]) == 2
     assert "output=DIR" in capsys.readouterr().err
     assert (finished / "metrics.json").read_bytes() == before
+    assert main(["evaluate", f"run={finished}", f"dataset.root={other}", "model.score=RLZ"]) == 2
+    assert not (finished / "evaluate-RLZ").exists()
+    assert main(["evaluate", f"run={finished}", f"dataset.root={other}", f"output={tmp_path / 'out'}"]) == 0
+    hashes = [
+        json.loads((folder / "metrics.json").read_text())["data_sha256"] for folder in (finished, tmp_path / "out")
+    ]
+    assert hashes[0] != hashes[1]
 
 
 def test_images_may_have_moved(finished, pictures, tmp_path, capsys):

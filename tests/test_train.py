@@ -117,6 +117,17 @@ def test_a_sweep_leaves_its_runs_and_one_table(tiny, capsys):
     assert len(runs_below(tiny)) == 4
     shown = capsys.readouterr().out
     assert len(re.findall(r"latent_dim=[48] +finished", shown)) == 4, shown
+    assert "different lists" not in shown
+
+
+def test_a_sweep_whose_jobs_test_other_images_or_lost_their_split_says_so(tiny, capsys, caplog):
+    sweep = ["train", *tiny, "-m", "dataset.test_fraction=0.2,0.4", "trainer.max_epochs=0"]
+    assert main(sweep) == 0
+    assert "tested on 2 different lists of images" in " ".join(capsys.readouterr().out.split())
+    runs_below(tiny)[0].joinpath("split.json").unlink()
+    main(sweep)
+    assert capsys.readouterr().out.count("skipped") == 2
+    assert "split.json cannot be read" in caplog.text
 
 
 def test_a_failing_job_of_a_sweep_is_named_and_the_others_finish(tiny, capsys, caplog):

@@ -235,6 +235,7 @@ class DefectDataModule(LightningDataModule):
     def _look_at_masks(self) -> None:
         """Refuse to learn from nothing but empty masks, and say where masks are empty or mark nearly all."""
         lists: dict[str, tuple[str, ...]] = {"judge by": ("tune", "test")}
+        root = self.plan.dataset.root
         if "labelled" in self.plan.load.learns_from:
             lists["learn from"] = ("labelled",)
         for purpose, names in lists.items():
@@ -243,21 +244,21 @@ class DefectDataModule(LightningDataModule):
             empty = [record.mask for record, share in zip(masked, shares, strict=True) if not share]
             if purpose == "learn from" and masked and len(empty) == len(masked):
                 raise DataError(
-                    f"No mask to learn from has a defective pixel at this size ({len(masked)} of them, such as "
+                    f"{root}: no mask to learn from has a defective pixel at this size ({len(masked)} of them, such as "
                     f"{empty[0]}): 128 and more is defective. Look at the masks, raise dataset.image_size, or label "
                     "others (dataset.split_seed)."
                 )
             if empty:
                 log.warning(
-                    "%d of %d masks to %s have no defective pixel at this size, such as %s: these images' pixels are "
-                    "left out.",
-                    *(len(empty), len(masked), purpose, empty[0]),
+                    "%s: %d of %d masks to %s have no defective pixel at this size, such as %s: these images' pixels "
+                    "are left out.",
+                    *(root, len(empty), len(masked), purpose, empty[0]),
                 )
             if masked and np.median(shares) > INVERTED:
                 log.warning(
-                    "Half of the masks to %s mark more than %.0f%% of the image: are they inverted? 128 and more is "
-                    "defective.",
-                    *(purpose, 100 * np.median(shares)),
+                    "%s: half of the masks to %s mark more than %.0f%% of the image: are they inverted? 128 and more "
+                    "is defective.",
+                    *(root, purpose, 100 * np.median(shares)),
                 )
 
     def _training(self, stream: str) -> DataLoader[Batch]:

@@ -114,7 +114,9 @@ def _draw(
             if len(free) < unlabelled:
                 few.append(f"{len(free)} give an unlabelled image instead of {unlabelled}")
             masks = "" if able == len(groups) else f", {able} of them with a mask" if able else ", none with a mask"
-            notes.append(f"{defect}: of {len(groups)} parts{masks}, {' and '.join(few)}; one is left to test.")
+            left = len(groups) - len(free) - len(kept)
+            few.append(f"{left} {'is' if left == 1 else 'are'} left to test")
+            notes.append(f"{defect}: of {len(groups)} parts{masks}, {', '.join(few)}.")
     return drawn
 
 

@@ -58,8 +58,8 @@ def image_metrics(
 
 
 def is_segmenter(metrics: Mapping[str, Any]) -> bool:
-    """Whether metrics.json is of a method that marks pixels by its own threshold, not by one from normal images."""
-    return metrics.get("pixel_threshold") is not None and "threshold_normals" not in metrics
+    """Whether metrics.json is of a method with a threshold of its own for pixels, such as a probability of 0.5."""
+    return metrics.get("pixel_threshold_rule") == "method"
 
 
 def missing_class(labels: Labels, where: str = "test") -> str | None:

@@ -47,9 +47,10 @@ def paste(page: Axes, picture: npt.NDArray[Any], box: Box, **look: Any) -> None:
     """
     left, top, width, height = box
     if picture.ndim == 2:
-        picture = _maxima(picture, math.ceil(picture.shape[1] / (DPI * width)))
+        picture = _maxima(picture, (height * DPI, width * DPI))
     # smoothing a picture shown much larger than it is would hide a decoder's checkerboard
-    smoothing = "nearest" if 2 * picture.shape[1] <= DPI * width else "auto"
+    enlarged = min(height * DPI / picture.shape[0], width * DPI / picture.shape[1])
+    smoothing = "nearest" if enlarged >= 2 else "auto"
     page.imshow(picture, extent=(left, left + width, top + height, top), aspect="auto", interpolation=smoothing, **look)
 
 
@@ -121,11 +122,12 @@ def plain(text: str, length: int = 80, *, keep_end: bool = False) -> str:
     return "".join(char if ord(char) in _drawable() else "?" for char in text).replace("$", r"\$")
 
 
-def _maxima(values: npt.NDArray[Any], block: int) -> npt.NDArray[Any]:
-    """The maximum of each block x block values (H, W), (H / block, W / block) rounded up."""
+def _maxima(values: npt.NDArray[Any], most: tuple[float, float]) -> npt.NDArray[Any]:
+    """The maxima of equal blocks of values (H, W), at most as many rows and columns of them as said."""
     height, width = values.shape
-    padded = np.pad(values, ((0, -height % block), (0, -width % block)), mode="edge")
-    maxima: npt.NDArray[Any] = padded.reshape(len(padded) // block, block, -1, block).max((1, 3))
+    high, wide = (math.ceil(side / limit) for side, limit in zip(values.shape, most, strict=True))
+    padded = np.pad(values, ((0, -height % high), (0, -width % wide)), mode="edge")
+    maxima: npt.NDArray[Any] = padded.reshape(len(padded) // high, high, -1, wide).max((1, 3))
     return maxima
 
 

@@ -19,13 +19,14 @@ from anomaly_lab.reporting.tables import MISSING, duration, is_below, number, pa
 Row = Mapping[str, Any]
 
 SEEDS = ("seed", "dataset.split_seed")  # options that repeat a job rather than change it
+DONE = ("finished", "skipped")
 
 
 def sweep_table(rows: Sequence[Row]) -> RenderableType:
     """One row per job of a multirun; below it, why the failed ones failed, and the means over seeds.
 
     A row has `overrides` (list of str), `status`, `run` (its directory, or None), for a failed job `cause`, of which
-    the first line is shown, and `metrics` and `seconds` as in metrics.json, if it came so far; `tested`, if given,
+    the first line is shown, and of one that is done `metrics` and `seconds` as in metrics.json; `tested`, if given,
     says which images it was tested on. Overrides that all jobs share, and the folder that holds all runs, are named
     once, below the table. Beside a segmenter, the IoU of defects and AUPRO stand in place of F1.
     """
@@ -68,17 +69,18 @@ def sweep_table(rows: Sequence[Row]) -> RenderableType:
 
 
 def _over_seeds(rows: Sequence[Row], shared: Sequence[str], shown: Mapping[str, str]) -> Table | None:
-    """Mean and standard deviation of jobs that differ in their seeds only; None if no two do."""
-    alike: dict[tuple[str, ...], list[Row]] = {}
+    """Mean and standard deviation of runs that differ in their seeds only; None if no two do."""
+    alike: dict[tuple[str, ...], dict[Any, Row]] = {}
     for row in rows:
-        same = tuple(text for text in row["overrides"] if text not in shared and text.partition("=")[0] not in SEEDS)
-        if row.get("metrics"):
-            alike.setdefault(same, []).append(row["metrics"])
+        options = {text: text.lstrip("+").partition("=")[0] for text in row["overrides"] if text not in shared}
+        same = tuple(text for text, option in options.items() if option not in SEEDS)
+        if row.get("metrics") and row["status"] in DONE:
+            alike.setdefault(same, {})[row.get("run")] = row["metrics"]
     if all(len(group) < 2 for group in alike.values()):
         return None
     table = _table("seeds", *shown, before=("mean ± standard deviation",))
     for same, group in alike.items():
-        cells = [_spread([metrics.get(name) for metrics in group]) for name in shown.values()]
+        cells = [_spread([metrics.get(name) for metrics in group.values()]) for name in shown.values()]
         table.add_row(Text(printable("\n".join(same)) or "all jobs"), str(len(group)), *map(Text, cells))
     return table
 

@@ -314,15 +314,16 @@ def test_a_type_with_few_parts_keeps_one_for_the_test(parts, labelled, unlabelle
     assert found == (labelled, unlabelled, tested)
     (note,) = [note for note in split.notes if note.startswith("rare")]
     few = f", {labelled} are kept for labels instead of 5"
-    few += f" and {unlabelled} give an unlabelled image instead of 2" if unlabelled < 2 else ""
-    assert note == f"rare: of {parts} parts{few}; one is left to test."
+    few += f", {unlabelled} give an unlabelled image instead of 2" if unlabelled < 2 else ""
+    assert note == f"rare: of {parts} parts{few}, 1 is left to test."
 
 
 def test_a_type_without_masks_keeps_none_for_labels():
     bare = [replace(record, mask=None) for record in defective(8, "bare")]
     masked = [replace(record, mask=f"masks/{record.path}") for record in defective(20)]
     split = make_split(normal(20) + masked + bare, replace(FEW, unlabelled_per_type=0))
-    assert "bare: of 8 parts, none with a mask, 0 are kept for labels instead of 1; one is left to test." in split.notes
+    assert types(split, "test")["bare"] == 8
+    assert "bare: of 8 parts, none with a mask, 0 are kept for labels instead of 1, 8 are left to test." in split.notes
 
 
 def test_what_stays_of_a_type_with_few_parts_is_tested_rather_than_tuned_on():

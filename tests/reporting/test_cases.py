@@ -170,8 +170,8 @@ def test_a_segmenter_shows_the_map_that_it_scores_by():
     table = make_table(4, {"dent": 4})
     gallery = full_gallery(table)
     gallery["anomaly_map"] = np.full((8, 16, 16), 0.01, np.float32)
-    shown = texts(drawn(cases_figure(gallery, table, {"threshold": 0.5, "pixel_threshold": 0.5})))
+    shown = texts(drawn(cases_figure(gallery, table, {"threshold": 0.5, "pixel_threshold_rule": "method"})))
     assert {"input", "reconstruction", "anomaly map"} <= set(shown)
     assert "difference" not in shown
-    residual = {"threshold": 0.5, "pixel_threshold": 0.5, "threshold_normals": 20}
+    residual = {"threshold": 0.5, "pixel_threshold": 0.5, "pixel_threshold_rule": "largest_gap"}
     assert "difference" in texts(drawn(cases_figure(gallery, table, residual)))

@@ -69,7 +69,7 @@ def test_a_sweep_of_segmenters_shows_their_pixels():
     pixels = {
         "image_auroc": 0.7,
         "image_f1": 0.123,
-        "pixel_threshold": 0.5,
+        "pixel_threshold_rule": "method",
         "pixel_iou_defect": 0.456,
         "pixel_aupro": 0.789,
     }
@@ -113,3 +113,15 @@ def test_jobs_tested_on_other_images_are_marked():
     rows = [job(16, 0, tested="a"), job(16, 1, tested="b")]
     assert "tested on 2 different lists of images" in text_of(sweep_table(rows))
     assert "different lists" not in text_of(sweep_table([row | {"tested": "a"} for row in rows]))
+
+
+def test_failed_and_repeated_jobs_do_not_count_in_a_mean():
+    rows = [job(16, 0), job(16, 1), job(16, 0), job(16, 2, status="failed", cause="another configuration")]
+    text = text_of(sweep_table(rows))
+    below = text[text.index("mean ± standard deviation") :]
+    assert line_with(below, "all jobs  ").split()[:5] == ["all", "jobs", "2", "0.650", "±"]
+
+
+def test_the_split_s_seed_repeats_a_job_too():
+    rows = [job(16, s) | {"overrides": [f"+seed={s}", f"dataset.split_seed={s}"]} for s in (0, 1)]
+    assert line_with(text_of(sweep_table(rows)), "all jobs  ").split()[:3] == ["all", "jobs", "2"]
