@@ -25,7 +25,8 @@ from anomaly_lab.data.transforms import Augmentation
 from anomaly_lab.errors import DataError
 from anomaly_lab.types import IGNORE, Batch, Sample
 
-INVERTED = 0.6  # share of defective pixels, from where on a mask rather marks what is sound
+# Shares of defective pixels from where on masks rather mark what is sound: half of all masks, and a single one
+INVERTED_ALL, INVERTED_ONE = 0.6, 0.9
 
 log = logging.getLogger("anomaly_lab")
 
@@ -254,11 +255,13 @@ class DefectDataModule(LightningDataModule):
                     "are left out.",
                     *(root, len(empty), len(masked), purpose, empty[0]),
                 )
-            if masked and np.median(shares) > INVERTED:
+            share = INVERTED_ALL if masked and np.median(shares) > INVERTED_ALL else INVERTED_ONE
+            inverted = [record.mask for record, marked in zip(masked, shares, strict=True) if marked > share]
+            if inverted:
                 log.warning(
-                    "%s: half of the masks to %s mark more than %.0f%% of the image: are they inverted? 128 and more "
+                    "%s: %d of %d masks to %s mark more than %.0f%% of the image, such as %s: inverted? 128 and more "
                     "is defective.",
-                    *(root, purpose, 100 * np.median(shares)),
+                    *(root, len(inverted), len(masked), purpose, 100 * share, inverted[0]),
                 )
 
     def _training(self, stream: str) -> DataLoader[Batch]:

@@ -163,7 +163,7 @@ def _own_notes(
         )
     if unused:
         notes.append(
-            f"{unused} images of the parts that labels and unlabelled images are taken from are in no list: kept for "
-            "more labels (dataset.label_reserve), or further images of a part."
+            f"{unused} images are neither learnt from nor tested: kept for more labels (dataset.label_reserve), or of "
+            "a part that gave another image."
         )
     return notes

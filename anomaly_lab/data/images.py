@@ -27,7 +27,7 @@ BITS_PER_SAMPLE = 258  # the TIFF tag
 SEGMENTS = np.array([IGNORE, NORMAL, DEFECTIVE, IGNORE, IGNORE], np.uint8)
 
 logger = logging.getLogger("anomaly_lab")
-_told: set[Path] = set()  # folders with a mask that was warned about
+_told: set[tuple[Path, int]] = set()  # folders, and at which level something was said about their masks
 
 
 class LowRangeWarning(UserWarning):
@@ -76,20 +76,21 @@ def read_mask(path: Path, *, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     peak = int(values.max())
     threshold = MASK_THRESHOLD
     if peak == 1:
-        logger.info("%s: a mask of only 0 and 1, read as normal and defective", path)
+        _say_once(logging.INFO, path, "a mask of only 0 and 1, read as normal and defective")
         threshold = 1
     elif peak > 255:
         threshold = MASK_THRESHOLD << 8
-    elif 1 < peak < MASK_THRESHOLD and path.parent not in _told:
-        _told.add(path.parent)
-        logger.warning(
-            "%s: no value is above %d, and %d and more is defective, so the mask is read as empty; so may be others "
-            "beside it.",
-            path,
-            peak,
-            MASK_THRESHOLD,
-        )
+    elif 1 < peak < MASK_THRESHOLD:
+        reason = f"no value is above {peak}, and {MASK_THRESHOLD} and more is defective, so the mask is read as empty"
+        _say_once(logging.WARNING, path, reason)
     return np.where(values >= threshold, np.uint8(DEFECTIVE), np.uint8(NORMAL))
+
+
+def _say_once(level: int, path: Path, what: str) -> None:
+    """Log what holds of a mask and probably of all that lie beside it."""
+    if (path.parent, level) not in _told:
+        _told.add((path.parent, level))
+        logger.log(level, "%s: %s; so may be others beside it.", path, what)
 
 
 def _read(path: Path) -> bytes:

@@ -69,7 +69,7 @@ def segmentation_figure(
         note += f" · difference white from {white:.2g}"
     rows_in_all = sum(map(len, blocks.values()))
     tall = SIDE * float(np.clip(gallery["image"].shape[1] / gallery["image"].shape[2], 0.5, 2.5))  # room for the text
-    height = TOP + len(blocks) * HEADING + rows_in_all * (tall + GAP) + 0.35
+    height = TOP + len(blocks) * HEADING + rows_in_all * (tall + GAP) + 0.53
     figure, page = sheet(LEFT + len(columns) * (SIDE + GAP) + 0.1, height)
     set_heading(figure, "Segmentations", title)
     for number, name in enumerate(columns):
@@ -91,7 +91,11 @@ def segmentation_figure(
             top += tall + GAP
     if threshold is not None:
         note += f" · yellow line: threshold {threshold:.4g}"
-    page.text(0.12, height - 0.12, f"{note} · grey in the truth: not scored", fontsize=9, color=DARK)
+    for text, above in (
+        (f"{note} · grey in the truth: not scored", 0.12),
+        ("IoU of each image; metrics.json pools the pixels of all, normal images too", 0.3),
+    ):
+        page.text(0.12, height - above, text, fontsize=9, color=DARK)
     return figure
 
 

@@ -145,7 +145,8 @@ def _at_thresholds(metrics: Mapping[str, Any]) -> list[RenderableType]:
         called = {(0.0, 1.0): "no", (1.0, 0.0): "every"}
         rates = (metrics.get("image_sensitivity"), metrics.get("image_specificity"))
         if rates in called:
-            parts.append(Text(f"! it calls {called[rates]} test image defective", style="bold"))
+            hint = "" if "threshold_normals" in metrics else ": train longer (trainer.max_epochs)"
+            parts.append(Text(f"! it calls {called[rates]} test image defective{hint}", style="bold"))
     if floor is not None:
         f1 = [metrics.get(f"image_f1{suffix}") for suffix in THRESHOLDS]
         mark = "! below the floor: " if any(is_below(value, floor) for value in f1) else "floor: "

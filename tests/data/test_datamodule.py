@@ -192,7 +192,11 @@ def test_empty_and_inverted_masks_are_named_each_time(data, pictures, tmp_path, 
         assert (
             "1 of 8 masks to judge by have no defective pixel at this size, such as masks/spot/041.png" in caplog.text
         )
-        assert "are they inverted" not in caplog.text
+        assert "inverted?" not in caplog.text
         caplog.clear()
         data(root=str(inverted)).prepare()
-        assert "half of the masks to judge by mark more than 95% of the image: are they inverted?" in caplog.text
+        assert "8 of 8 masks to judge by mark more than 60% of the image, such as masks/spot/040.png" in caplog.text
+    caplog.clear()
+    shutil.copy(inverted / "masks/spot/042.png", empty / "masks/spot/042.png")
+    data(root=str(empty)).prepare()
+    assert "1 of 8 masks to judge by mark more than 90% of the image, such as masks/spot/042.png" in caplog.text

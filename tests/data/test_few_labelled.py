@@ -186,7 +186,7 @@ def test_with_a_reserve_the_test_set_is_the_same_for_every_number_of_labels(bott
     assert {split.lists["test"] for split in drawn} == {drawn[0].lists["test"]}
     assert len(drawn[0].lists["test"]) == 83 - 4 * (2 + 5)
     assert [len(split.lists["labelled"]) for split in drawn] == [4, 12, 20]
-    assert "16 images of the parts" in drawn[0].notes[0]
+    assert "16 images are neither learnt from nor tested" in drawn[0].notes[0]
     assert drawn[2].notes == ()
     # the draw does not depend on the reserve either
     assert drawn[0].lists["labelled"] == make_split(bottle, FEW).lists["labelled"]
@@ -272,7 +272,7 @@ def test_a_tested_part_that_normal_only_would_draw_normals_from_keeps_the_others
     shared = paths(make_split(records, plain), "test") & paths(few, "test")
     assert types(few, "test") == {"good": 20, "dent": 7}
     assert len({p for p in shared if p.startswith("good")}) >= 20 - 3 * 2
-    assert "8 images of the parts" in few.notes[-1]
+    assert "8 images are neither learnt from nor tested" in few.notes[-1]
 
 
 def test_defective_parts_of_undivided_data_are_unlabelled_only_on_request():

@@ -292,7 +292,9 @@ def test_a_mask_of_0_and_1_is_read_as_such_and_said(tmp_path, caplog):
         path = write_mask(tmp_path / "m.png", np.array([[0, 1, 1]], np.uint8))
         assert read_mask(path, size=(1, 3)).tolist() == [[0, 1, 1]]
         assert [record.name for record in caplog.records] == ["anomaly_lab"]
-        assert "m.png" in caplog.text
+        assert "m.png: a mask of only 0 and 1" in caplog.text
+        read_mask(write_mask(tmp_path / "again.png", np.array([[0, 1, 1]], np.uint8)), size=(1, 3))
+        assert "again.png" not in caplog.text
         caplog.clear()
         path = write_mask(tmp_path / "empty.png", np.array([[0, 0, 0]], np.uint8))
         assert not read_mask(path, size=(1, 3)).any()
