@@ -320,4 +320,4 @@ def test_masks_without_a_defect_are_named_before_the_training(train, pictures, t
     for mask in (root / "masks/spot").iterdir():
         Image.new("L", (36, 36)).save(mask)
     assert train("unet", f"dataset.root={root}") == 1
-    assert "No mask to learn from has a defective pixel" in caplog.text
+    assert "no mask to learn from has a defective pixel" in caplog.text
