@@ -10,18 +10,22 @@ from torch import Tensor
 from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.types import Prediction
 
-MAP_SCORES = ("max", "top", "mean")
+MAP_SCORES = ("max", "top", "mean", "peak")
 TOP = 0.01  # the share of the pixels whose mean is the score `top`
 
 
 def map_scores(anomaly_map: Tensor) -> dict[str, Tensor]:
-    """Scores (B,) of maps (B, 1, H, W): the greatest value, the mean of the highest 1% of the pixels, and of all."""
+    """Scores (B,) of maps (B, 1, H, W): the greatest value, the mean of the highest 1% of the pixels, and of all.
+
+    `peak` is the greatest value over the mean: a rough surface has large differences everywhere.
+    """
     pixels = anomaly_map.flatten(1)
     count = max(1, round(TOP * pixels.shape[1]))
     return {
         "max": pixels.amax(1),
         "top": torch.topk(pixels, count, dim=1).values.mean(1),
         "mean": pixels.mean(1),
+        "peak": pixels.amax(1) / pixels.mean(1).clamp_min(1e-12),
     }
 
 

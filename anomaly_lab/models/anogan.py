@@ -35,7 +35,7 @@ class AnoGAN(GAN):
     """
 
     primary_score = "anomaly"  # Eq. 6
-    score_names = ("anomaly", "residual", "discrimination", "max", "top")
+    score_names = ("anomaly", "residual", "discrimination", "max", "top", "peak")
     latent_names = ("z",)
 
     start: Tensor
@@ -109,13 +109,12 @@ class AnoGAN(GAN):
         made, residual, discrimination = self.search_terms(x, self.discriminator(x)[0], z)
         made, values = made.float(), x[0].numel()
         difference = residual_map(x, made, "l1")
-        peaks = map_scores(difference)
+        of_map = map_scores(difference)
         scores = {
             "anomaly": self._anomaly(residual, discrimination) / values,
             "residual": residual / values,
             "discrimination": discrimination / values,
-            "max": peaks["max"],
-            "top": peaks["top"],
+            **{name: of_map[name] for name in ("max", "top", "peak")},
         }
         return Prediction(scores, difference, restore(made), {"z": z})
 

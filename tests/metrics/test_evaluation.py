@@ -110,6 +110,8 @@ def test_map_scores_by_hand():
     assert found["mean"].item() == 199.5
     assert TOP == 0.01
     assert found["top"].item() == pytest.approx((396 + 397 + 398 + 399) / 4)
+    assert found["peak"].item() == 399 / 199.5
+    assert map_scores(torch.zeros(1, 1, 4, 4))["peak"].item() == 0
 
 
 def test_a_single_tile_is_left_as_it_is():
