@@ -86,10 +86,10 @@ def said_once() -> Callable[[logging.LogRecord], bool]:
     said: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        if record.levelno == logging.WARNING and text in said:
-            return False
-        said.add(text)
-        return True
+        if record.levelno != logging.WARNING:
+            return True
+        before = len(said)
+        said.add(record.getMessage())
+        return len(said) > before
 
     return is_new

@@ -128,12 +128,12 @@ def with_plain_paths(arguments: Sequence[str]) -> list[str]:
     for text in arguments:
         key, _, value = text.partition("=")
         if key in _PATHS and not re.match("['\"]" + (r"|\w+\(.*\)$" if sweeps else ""), value):
-            text = f"{key}={','.join(map(_plain_path, value.split(',') if sweeps else [value]))}"
+            text = f"{key}={','.join(map(plain_path, value.split(',') if sweeps else [value]))}"
         texts.append(text)
     return texts
 
 
-def _plain_path(value: str) -> str:
+def plain_path(value: str) -> str:
     """A path in quotes, unless Hydra takes it for itself as it is; a name alone may look like a number."""
     value = str(Path(value).expanduser()) if value.partition("/")[0] == "~" else value
     if value in ("", "null") or re.fullmatch(r"[\w.+-]*/[\w./+-]*", value, re.ASCII):

@@ -125,13 +125,14 @@ def _at_thresholds(metrics: Mapping[str, Any]) -> list[RenderableType]:
         for suffix in THRESHOLDS
         if (value := metrics.get(f"image_{rate}{suffix}")) is not None
     }
+    by_normals = "threshold_normals" in metrics  # else the threshold is the method's own
     parts: list[RenderableType] = [Text()]
     if known:
         suffixes = [suffix for suffix in THRESHOLDS if any(suffix == other for _, other in known)]
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
         table.add_column("threshold", no_wrap=True)
         for suffix in suffixes:
-            own = suffix == "" and "threshold_normals" not in metrics
+            own = suffix == "" and not by_normals
             table.add_column("the method's\n(to deploy)" if own else THRESHOLDS[suffix], justify="right", no_wrap=True)
         for rate in [rate for rate in RATES if any(rate == other for other, _ in known)]:
             values = [known.get((rate, suffix)) for suffix in suffixes]
@@ -140,12 +141,12 @@ def _at_thresholds(metrics: Mapping[str, Any]) -> list[RenderableType]:
             table.add_row(Text(RATES[rate]), *cells)
         parts.append(table)
     if metrics.get("threshold") is not None:
-        rule = "val_quantile" if "threshold_normals" in metrics else "the method"
+        rule = "val_quantile" if by_normals else "the method"
         parts.append(Text(f"{rule} calls an image defective when its score is above {_threshold(metrics)}"))
         called = {(0.0, 1.0): "no", (1.0, 0.0): "every"}
         rates = (metrics.get("image_sensitivity"), metrics.get("image_specificity"))
         if rates in called:
-            hint = "" if "threshold_normals" in metrics else ": train longer (trainer.max_epochs)"
+            hint = "" if by_normals else ": train longer (trainer.max_epochs)"
             parts.append(Text(f"! it calls {called[rates]} test image defective{hint}", style="bold"))
     if floor is not None:
         f1 = [metrics.get(f"image_f1{suffix}") for suffix in THRESHOLDS]

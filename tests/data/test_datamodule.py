@@ -195,8 +195,12 @@ def test_empty_and_inverted_masks_are_named_each_time(data, pictures, tmp_path, 
         assert "inverted?" not in caplog.text
         caplog.clear()
         data(root=str(inverted)).prepare()
-        assert "8 of 8 masks to judge by mark more than 60% of the image, such as masks/spot/040.png" in caplog.text
+        assert "8 of 8 masks to judge by mark more than 60% of the image, such as masks/spot/040.png: inverted?" in (
+            caplog.text
+        )
     caplog.clear()
     shutil.copy(inverted / "masks/spot/042.png", empty / "masks/spot/042.png")
     data(root=str(empty)).prepare()
-    assert "1 of 8 masks to judge by mark more than 90% of the image, such as masks/spot/042.png" in caplog.text
+    assert (
+        "1 of 8 masks to judge by mark more than 90% of the image, such as masks/spot/042.png: inverted?" in caplog.text
+    )
