@@ -38,10 +38,15 @@ _NOT_HASHED = {
 }
 
 
-def conf_dir() -> Path:
-    """The folder of the shipped YAML files: inside an installed wheel, beside the package in a checkout."""
+def shipped(folder: str) -> Path:
+    """A folder that travels with the package: inside an installed wheel, beside the package in a checkout."""
     package = Path(__file__).parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+    return package / folder if (package / folder).is_dir() else package.parent / folder
+
+
+def conf_dir() -> Path:
+    """The folder of the shipped configuration."""
+    return shipped("conf")
 
 
 def compose(verb: str, overrides: Sequence[str]) -> Config:

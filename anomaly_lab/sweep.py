@@ -1,0 +1,131 @@
+"""Several jobs, handed to Hydra: its launchers run them one by one, side by side, or on a cluster."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from anomaly_lab.config import compose, conf_dir, hash_of, plain_path, resolve
+from anomaly_lab.errors import LabError, RunError
+from anomaly_lab.jobs import Outcome, run_job
+from anomaly_lab.reporting.tables import duration
+from anomaly_lab.runs import Run, write_json
+
+log = logging.getLogger("anomaly_lab")
+
+_JOBS = "jobs.json"  # of a sweep's folder: how many jobs, and their overrides where no product makes them
+
+
+def multirun(overrides: Sequence[str], count: int, runs_dir: Path) -> list[Outcome]:
+    """The `count` jobs of a command line that sweeps, as far as they came; Hydra's sweeper makes them of it."""
+    folder = _new_folder(runs_dir, count)
+    # Hydra's parser wants its flag before the overrides
+    hand_to_hydra("train", ["--multirun", *overrides, f"hydra.sweep.dir={plain_path(str(folder))}"])
+    return _outcomes(folder)
+
+
+def run_jobs(jobs: Sequence[Sequence[str]], runs_dir: Path, launcher: Sequence[str] = ()) -> list[Outcome]:
+    """Jobs of which each has its own overrides, as far as they came; `launcher` are Hydra's options."""
+    if not jobs:
+        return []
+    folder = _new_folder(runs_dir, len(jobs), jobs=[list(overrides) for overrides in jobs])
+    numbers = ",".join(map(str, range(len(jobs))))
+    options = [f"list={plain_path(str((folder / _JOBS).absolute()))}", f"number={numbers}"]
+    hand_to_hydra("jobs", ["--multirun", *options, *launcher, f"hydra.sweep.dir={plain_path(str(folder))}"])
+    return _outcomes(folder)
+
+
+def hand_to_hydra(name: str, arguments: list[str]) -> None:
+    """Let Hydra's own command line have it, on `conf/<name>.yaml`."""
+    import hydra
+
+    before = sys.argv
+    sys.argv = ["anomaly-lab", *arguments]
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name=name, version_base="1.3")(_job)()
+    finally:
+        sys.argv = before
+
+
+def _job(composed: Any) -> None:
+    """One job of a multirun. It never raises: some launchers stop at the first failure, or lose its cause."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    folder = Path(hydra.sweep.dir)
+    if "list" in composed:
+        overrides = json.loads(Path(composed.list).read_text(encoding="utf-8"))["jobs"][composed.number]
+    else:
+        overrides = [text for text in hydra.overrides.task if not text.startswith("hydra.")]
+    log.info("job %s: %s", hydra.job.num, " ".join(overrides))
+    try:
+        while True:
+            outcome = run_job(compose("train", overrides) if "list" in composed else resolve(composed), overrides)
+            if outcome.status != "busy":
+                break
+            time.sleep(2)  # another process has it, or a job beside it needs the same first stage
+    except LabError as error:
+        outcome = Outcome(overrides, "failed", None, str(error))
+    if outcome.status == "failed":
+        log.error("job %s failed: %s", hydra.job.num, outcome.cause)
+    write_json(folder / f"{hydra.job.num:06d}" / "job.json", asdict(outcome))
+    log.info("%s", progress(folder))
+
+
+def progress(folder: Path) -> str:
+    """How far a sweep is and how long it will take, by what its jobs have left in its folder."""
+    outcomes = _outcomes(folder)
+    count = json.loads((folder / _JOBS).read_text(encoding="utf-8"))["count"]
+    kinds = {kind: sum(outcome.status == kind for outcome in outcomes) for kind in ("finished", "skipped", "failed")}
+    counted = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+    told = f"{len(outcomes)} of {count} jobs done ({counted})"
+    left = count - len(outcomes)
+    if left and kinds["finished"]:
+        seconds = (time.time() - (folder / _JOBS).stat().st_mtime) / kinds["finished"] * left
+        told += f", about {duration(seconds)} left"
+    return told + "."
+
+
+def _new_folder(runs_dir: Path, count: int, **content: Any) -> Path:
+    folder = runs_dir / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    write_json(folder / _JOBS, {"count": count, **content})
+    return folder
+
+
+def _outcomes(folder: Path) -> list[Outcome]:
+    files = sorted(folder.glob("*/job.json"))
+    return [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in files]
+
+
+def show(outcomes: list[Outcome]) -> None:
+    """Print the table of a sweep, and what has to be said of its splits."""
+    from rich.console import Console
+
+    from anomaly_lab.reporting.sweep import DONE, sweep_table
+
+    rows: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for outcome in outcomes:
+        row = asdict(outcome)
+        rows.append(row)
+        if outcome.run is None or outcome.status not in DONE:
+            continue
+        run = Run(Path(outcome.run))
+        try:
+            row |= {key: value for key, value in run.read().items() if key not in row}
+            split = run.split()
+        except RunError as error:
+            notes.append(str(error))
+        else:
+            row["tested"] = hash_of({"test": sorted(record.path for record in split.lists["test"])})
+            notes += split.notes
+    Console().print(sweep_table(rows))
+    for note in dict.fromkeys(notes):
+        log.info("%s", note)
