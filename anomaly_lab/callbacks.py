@@ -103,7 +103,8 @@ class Samples(Callback):
             return
         pl_module.eval()
         with torch.inference_mode():
-            pictures = pl_module.samples(self.image.to(pl_module.device))  # type: ignore[operator]  # a GAN's
+            image = self.image.to(next(pl_module.parameters()))  # its device and precision
+            pictures = pl_module.samples(image)  # type: ignore[operator]  # a GAN's
         pl_module.train()
         self.folder.mkdir(parents=True, exist_ok=True)
         save_image(pictures, self.folder / f"epoch_{epoch:04}.png", nrow=8)

@@ -37,6 +37,8 @@ _NOT_HASHED = {
     "trainer": {"accelerator", "devices", "strategy", "estimate"},
 }
 
+_TRAINER = {"max_epochs", "precision", "accelerator", "devices", "strategy", "estimate"}  # nothing else is passed on
+
 
 def shipped(folder: str) -> Path:
     """A folder that travels with the package: inside an installed wheel, beside the package in a checkout."""
@@ -203,6 +205,8 @@ def check_values(config: Config) -> None:
     quantile = config["val_quantile"]
     if not isinstance(quantile, float) or not 0 < quantile < 1:
         raise ConfigError(f"val_quantile={quantile!r} has to be a number between 0 and 1.")
+    if unknown := sorted(config["trainer"].keys() - _TRAINER):
+        raise ConfigError(f"trainer.{unknown[0]} does not exist. {nearest(unknown[0], sorted(_TRAINER))}")
     if config["trainer"]["devices"] != 1:
         raise ConfigError(
             f"trainer.devices={config['trainer']['devices']!r}: a run trains on one device for now; several runs of a "

@@ -16,8 +16,8 @@ from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from pydantic import ValidationError
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from anomaly_lab.callbacks import History, ProgressBar, Samples, SeedEachBatch
 from anomaly_lab.config import ASKED, Config, as_partial, locate
@@ -146,9 +146,16 @@ def _build(where: str, node: Config, allow: tuple[str, ...]) -> AnomalyModel:
     if node["latent_dim"] is None or "stage1" in node:  # means nothing, or is the first stage's
         del arguments["latent_dim"]
     if not model_class.fits_once:
-        arguments["optimizer"] = as_partial(f"{where}.optimizer", node["optimizer"], Optimizer, allow)
+        optimizer = arguments["optimizer"] = as_partial(f"{where}.optimizer", node["optimizer"], Optimizer, allow)
+        if issubclass(model_class, GAN) and issubclass(optimizer.func, LBFGS):  # type: ignore[arg-type]  # a class
+            raise ConfigError(f"{where}.optimizer: LBFGS asks for the loss again, and a GAN's turns give it once.")
     if node["scheduler"] is not None:
-        arguments["scheduler"] = as_partial(f"{where}.scheduler", node["scheduler"], LRScheduler, allow)
+        scheduler = arguments["scheduler"] = as_partial(f"{where}.scheduler", node["scheduler"], LRScheduler, allow)
+        if issubclass(scheduler.func, ReduceLROnPlateau):  # type: ignore[arg-type]  # a class
+            raise ConfigError(
+                f"{where}.scheduler: ReduceLROnPlateau watches a metric, and schedules here count epochs, as "
+                "StepLR and CosineAnnealingLR do."
+            )
     if "stage1" in node:
         arguments["autoencoder"] = _build(f"{where}.stage1", node["stage1"], allow)
     try:
@@ -156,6 +163,8 @@ def _build(where: str, node: Config, allow: tuple[str, ...]) -> AnomalyModel:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join([where, *map(str, first["loc"])])
+        if first["type"].startswith("missing"):
+            raise ConfigError(f"{name} needs a value.") from None
         raise ConfigError(f"{name}={first['input']!r}: {first['msg']}.") from None
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"model={node['name']} does not take these options: {error}") from error

@@ -74,6 +74,7 @@ class _Converted:
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
+        self.sampler = getattr(feed, "sampler", None)  # which Lightning tells the epoch
 
     def __len__(self) -> int:
         return len(self.feed)
@@ -143,7 +144,9 @@ def _their_auroc(setting: Setting, width: int, data: DefectDataModule) -> float:
     _trainer(setting, max_epochs=setting.epochs).fit(model, _Converted(data.train_dataloader()))
     model.eval()
     with torch.inference_mode():
-        scores = [model.model(batch["image"]).pred_score for batch in data.test_dataloader()]
+        # in training its pre-processor, a callback, brings the images to where they are wanted
+        prepared = (model.pre_processor.transform(batch["image"]) for batch in data.test_dataloader())
+        scores = [model.model(images).pred_score for images in prepared]
     return _auroc(scores, data)
 
 

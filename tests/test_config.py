@@ -54,10 +54,11 @@ def test_a_sweep_with_one_unknown_name_is_refused_as_a_whole():
         *("seed=abc", "seed=-1", "seed=1.5", "trainer.max_epochs=null", "trainer.max_epochs=-1", "trainer.devices=2"),
         *("dataset.batch_size=1", "val_quantile=95", "val_quantile=abc", "checkpoint=lst", "predictions=galery"),
         *("dataset.augment=maybe", "allow=foo", "force=perhaps", "dataset.image_size=0"),
+        "+trainer.gradient_clip_val=1.0",
     ],
 )
 def test_a_value_that_cannot_work_is_named_before_anything_starts(override):
-    with pytest.raises(ConfigError, match=override.partition("=")[0].replace(".", r"\.")):
+    with pytest.raises(ConfigError, match=override.lstrip("+").partition("=")[0].replace(".", r"\.")):
         check_values(compose("train", [override]))
 
 

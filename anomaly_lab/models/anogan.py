@@ -3,10 +3,10 @@ adversarial networks to guide marker discovery, IPMI 2017), a baseline of P1 and
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +16,8 @@ from anomaly_lab.models.gan import GAN, told_apart
 from anomaly_lab.models.residual import residual_map
 from anomaly_lab.nets.dcgan import DownNet, UpNet
 from anomaly_lab.types import Batch, Prediction
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class AnoGAN(GAN):
@@ -31,7 +33,7 @@ class AnoGAN(GAN):
         width: channels of the first convolution.
         search_steps: of the search; 500 in the paper.
         search_lr: learning rate of the search, by Adam.
-        discrimination_weight: lambda of Eq. 5; 0.1 in the paper.
+        discrimination_weight: lambda of Eq. 5, in [0, 1]; 0.1 in the paper.
     """
 
     primary_score = "anomaly"  # Eq. 6
@@ -50,7 +52,7 @@ class AnoGAN(GAN):
         width: PositiveInt,
         search_steps: NonNegativeInt,
         search_lr: PositiveFloat,
-        discrimination_weight: NonNegativeFloat,
+        discrimination_weight: Share,
         **training: Any,
     ) -> None:
         super().__init__(**training)

@@ -59,7 +59,7 @@ class GANomaly(GAN):
         _, z = self.encoder(x)
         x_hat = self.decoder(z)
         _, z_hat = self.encoder_hat(x_hat)
-        return x_hat.float(), z.float(), z_hat.float()
+        return x_hat, z.float(), z_hat.float()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """A step of the generator down Eq. 4, then one of the discriminator."""
@@ -83,7 +83,7 @@ class GANomaly(GAN):
         fake, _ = self.discriminator(x_hat)
         return x_hat, {
             "adversarial": self.adversarial_weight * F.mse_loss(fake, real),  # Eq. 1
-            "contextual": self.contextual_weight * F.l1_loss(x_hat, x),  # Eq. 2
+            "contextual": self.contextual_weight * F.l1_loss(x_hat.float(), x.float()),  # Eq. 2
             "encoder": self.encoder_weight * F.mse_loss(z_hat, z),  # Eq. 3
         }
 
@@ -95,6 +95,7 @@ class GANomaly(GAN):
         """
         x, restore = self.normalise(image)
         x_hat, z, z_hat = self(x)
+        x_hat = x_hat.float()
         residual = residual_map(x, x_hat, "l1")
         scores = {"latent": (z - z_hat).abs().mean(1), **map_scores(residual)}
         return Prediction(scores, residual, restore(x_hat), {"z": z, "z_hat": z_hat})
@@ -102,4 +103,4 @@ class GANomaly(GAN):
     def samples(self, image: Tensor) -> Tensor:
         """The reconstructions."""
         x, restore = self.normalise(image)
-        return restore(self(x)[0])
+        return restore(self(x)[0].float())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -28,7 +29,14 @@ def residual_map(x: Tensor, x_hat: Tensor, kind: Residual, restore: Restore = la
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity of images in [0, 1], at each pixel and averaged over channels: (B, 1, H, W)."""
-    found = structural_similarity_index_measure(
-        a, b, gaussian_kernel=False, kernel_size=WINDOW, data_range=1.0, reduction="none", return_full_image=True
-    )
+    with torch.autocast(a.device.type, enabled=False):  # variances are differences of nearly equal numbers
+        found = structural_similarity_index_measure(
+            a.float(),
+            b.float(),
+            gaussian_kernel=False,
+            kernel_size=WINDOW,
+            data_range=1.0,
+            reduction="none",
+            return_full_image=True,
+        )
     return found[1].mean(1, keepdim=True)

@@ -17,7 +17,7 @@ from anomaly_lab.models.residual import Residual, residual_map
 from anomaly_lab.nets.autoencoder import Decoder, Encoder, OutputActivation
 from anomaly_lab.types import Batch, Prediction
 
-_LOG_VARIANCES = (-7.0, 7.0)  # beyond, a variance is taken for its nearest end
+_LOG_VARIANCES = (-7.0, 7.0)  # of latents; beyond, a variance is taken for its nearest end
 
 
 class VAE(AnomalyModel):
@@ -72,10 +72,12 @@ class VAE(AnomalyModel):
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance (B, 3, H, W) of p(x|z)."""
+        z = z.to(self.dtype)
         mean = self.decoder(z).float()
         if self.log_variance is None:
             return mean, torch.zeros_like(mean)
-        return mean, self.log_variance(z).float().clamp(*_LOG_VARIANCES)
+        # no upper end: where a variance is held there, neither it nor the mean has a gradient to come back by
+        return mean, self.log_variance(z).float().clamp_min(_LOG_VARIANCES[0])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The negative ELBO with one sample of z (Eq. 10), for each of an image's pixel values."""

@@ -15,7 +15,7 @@ MODELS = sorted(path.stem for path in conf_dir().glob("model/[!_]*.yaml"))
 
 def build(name, seed=0):
     torch.manual_seed(seed)
-    overrides = [f"model={name}", "dataset.image_size=32"]
+    overrides = [f"model={name}", "dataset.image_size=32", "~recipe"]
     config = compose("train", overrides)
     if config["model"]["latent_dim"] is not None:
         config = compose("train", [*overrides, "model.latent_dim=4"])
@@ -119,3 +119,13 @@ def test_higher_is_more_anomalous(name, pictures, tmp_path):
     metrics = json.loads(path.read_text())["metrics"]
     assert metrics["pixel_auroc"] > 0.8
     assert metrics["image_auroc"] > 0.6
+
+
+def test_half_precision_trains_and_scores(name, pictures, tmp_path):
+    options = ["dataset=folder", f"dataset.root={pictures}", "dataset.image_size=32", "dataset.batch_size=8"]
+    options += ["dataset.label_reserve=3", "dataset.labelled_per_type=3", "trainer.estimate=false", "~recipe"]
+    config = compose("train", [f"model={name}", *options])["model"]
+    small = {"latent_dim": 4, "width": 4, "levels": 2, "search_steps": 2}
+    options += [f"model.{key}={value}" for key, value in small.items() if config.get(key) is not None]
+    options += ["trainer.precision=bf16-true", "trainer.max_epochs=1", f"runs_dir={tmp_path}"]
+    assert main(["train", f"model={name}", *options]) == 0

@@ -18,7 +18,7 @@ from anomaly_lab.fit import build_model
 from anomaly_lab.models.gan import GAN, told_apart
 from anomaly_lab.nets.dcgan import DownNet, UpNet, last_side
 
-SMALL = ["dataset.image_size=32", "model.latent_dim=4", "model.width=4"]
+SMALL = ["dataset.image_size=32", "model.latent_dim=4", "model.width=4", "~recipe"]
 
 
 def build(name, *overrides):
@@ -212,3 +212,26 @@ def test_each_network_learns_in_its_own_turn_only(name, train, monkeypatch):
     assert train(name, "runs", "trainer.max_epochs=1")[0] == 0
     assert len(turns) > 4
     assert all(moved == {of == "discriminator"} for of, moved in turns)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "model.scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau}",
+            "ReduceLROnPlateau watches",
+        ),
+        ("model.optimizer={_target_: torch.optim.LBFGS}", "LBFGS asks for the loss again"),
+        ("model.latent_dim=null", "model.latent_dim needs a value"),
+    ],
+)
+def test_what_cannot_train_in_turns_is_refused_before_it_starts(override, told):
+    key = override.partition("=")[0]
+    replaced = [f"~{key}", f"+{override}"] if "{" in override and "optimizer" in key else [override]
+    with pytest.raises(ConfigError, match=told):
+        build("ganomaly", *replaced)
+
+
+def test_a_weight_beyond_1_would_turn_the_score_round():
+    with pytest.raises(ConfigError, match=r"model.discrimination_weight=2.0: Input should be less than or equal to 1"):
+        build("anogan", "model.discrimination_weight=2.0")

@@ -108,3 +108,14 @@ def test_ssim_of_constant_images_has_finite_gradients():
     made = image.clone().requires_grad_()
     (1 - ssim(image, made)).mean().backward()
     assert made.grad.isfinite().all()
+
+
+def test_ssim_keeps_its_precision_under_autocast_and_for_bf16():
+    """Variances are differences of nearly equal numbers: in bf16 nothing of them is left."""
+    grain = 0.5 + 0.02 * torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    made = grain.roll(1, -1)
+    expected = ssim(grain, made)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ssim(grain, made), expected)
+    rounded = grain.bfloat16()
+    torch.testing.assert_close(ssim(rounded, rounded), torch.ones_like(expected))

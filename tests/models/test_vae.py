@@ -15,6 +15,7 @@ SMALL = [
     "model.latent_dim=4",
     "model.encoder_channels=[4,4,8]",
     "model.decoder_channels=[8,4]",
+    "~recipe",
 ]
 
 
@@ -62,3 +63,11 @@ def test_the_reconstruction_probability_is_an_average_over_samples():
     torch.testing.assert_close(found, torch.stack(by_hand).mean(0))
     again = build("model.samples=3").eval().predict(image).scores["probability"]
     assert torch.equal(found, again)
+
+
+def test_a_variance_that_is_far_too_large_has_a_gradient_to_come_back_by():
+    model = build("model.variance=learned")
+    *_, bias = model.log_variance.parameters()
+    torch.nn.init.constant_(bias, 60.0)
+    model.training_step({"image": torch.rand(2, 3, 32, 32)}, 0).backward()
+    assert (bias.grad > 0).all()
