@@ -13,6 +13,7 @@ from anomaly_lab.hardware import share_cores
 VERBS = {
     "train": "train a method on a dataset, or sweep over options with -m",
     "evaluate": "score a finished run again",
+    "reproduce": "a table or figure of a paper beside what is found here",
     "doctor": "say what this machine can do, and which datasets it finds",
 }
 
@@ -34,6 +35,14 @@ The best epoch of a run that was trained with checkpoint=best:
   anomaly-lab evaluate run=RUN_DIR checkpoint=best
 Thresholds and AUROC of another of the method's scores, without training again:
   anomaly-lab evaluate run=RUN_DIR model.score=RLZ
+""",
+    "reproduce": """\
+A table of a paper: run what it lacks, and print it beside the paper's numbers, on another dataset and at sizes that two
+cores finish if wanted; the same command again runs only what is missing or failed:
+  anomaly-lab reproduce dpae/table4
+  anomaly-lab reproduce dpae/fig6 dataset=mt seeds=3 settings=small
+What it would run, what of it is there, and how long the rest takes:
+  anomaly-lab reproduce dpae/table4 --dry-run
 """,
     "doctor": """\
 The hardware, the versions, the datasets found and how to get the others:

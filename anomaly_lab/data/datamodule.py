@@ -264,7 +264,8 @@ class DefectDataModule(LightningDataModule):
                     *(root, len(inverted), len(masked), purpose, 100 * share, inverted[0]),
                 )
 
-    def _training(self, stream: str) -> DataLoader[Batch]:
+    def training_dataset(self, stream: str) -> SplitDataset:
+        """What a stream trains on as samples, changed at random by (seed, epoch, index, turn)."""
         load, records = self.plan.load, self.plan.stream(stream)
         augment = Augmentation(
             flip=(load.flip or self.plan.dataset.flips) if load.augment else "none",
@@ -273,8 +274,11 @@ class DefectDataModule(LightningDataModule):
             crop=load.image_size if self.plan.full_size != load.image_size else None,
             defect_crops=self.plan.defect_crops if stream == "labelled" else 0,
         )
-        dataset = SplitDataset(records, self.store, augment, self.seed, self.tiling, hide_masks=stream != "labelled")
-        sampler = TrainingSampler(len(records), load.batch_size, seed=self.seed, steps=load.steps_per_epoch)
+        return SplitDataset(records, self.store, augment, self.seed, self.tiling, hide_masks=stream != "labelled")
+
+    def _training(self, stream: str) -> DataLoader[Batch]:
+        dataset, load = self.training_dataset(stream), self.plan.load
+        sampler = TrainingSampler(len(dataset), load.batch_size, seed=self.seed, steps=load.steps_per_epoch)
         return self._batches(dataset, sampler)
 
     def _batches(self, dataset: SplitDataset, sampler: Sampler[Key]) -> DataLoader[Batch]:

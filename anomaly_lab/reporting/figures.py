@@ -49,7 +49,7 @@ def draw_all(run_dir: Path, metrics: Mapping[str, Any] | None = None, title: str
         metrics = Run(run_dir).read().get("metrics", {})
     title = _run_title(run_dir) if title is None else title
     table = ScoreTable.from_csv(run_dir / "scores.csv")
-    gallery = _read_gallery(run_dir / "predictions" / "gallery.npz")
+    gallery = read_gallery(run_dir / "predictions" / "gallery.npz")
     curves = _read_curves(run_dir / "curves.csv")
     figures = {}
     if len(np.unique(table.label)) == 2:
@@ -173,7 +173,12 @@ def _run_title(run_dir: Path) -> str:
     return f"{dataset} · {model} · seed {match[1]}" if match else name
 
 
-def _read_gallery(path: Path) -> dict[str, npt.NDArray[Any]]:
+def read_gallery(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of predictions/gallery.npz, none where there is no such file.
+
+    Raises:
+        RunError: if it is damaged, or no gallery.
+    """
     if not path.exists():
         return {}
     try:

@@ -1,0 +1,183 @@
+"""The figure of an experiment, from what its runs left and from the images of its datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anomaly_lab.data.plan import DataPlan
+from anomaly_lab.data.store import ImageStore
+from anomaly_lab.experiment import Cell, Figure
+from anomaly_lab.metrics.scores import ScoreTable
+from anomaly_lab.reporting.paper_figures import Tile, grid_figure, latents_figure, lines_figure, roc_figure
+from anomaly_lab.reporting.reproduction import Reproduction
+from anomaly_lab.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib import figure
+
+Runs = Mapping[tuple[str, str], Sequence[Run]]  # (dataset, method) -> its finished runs by seed
+Plans = Mapping[str, DataPlan]  # dataset -> its split of the first seed
+
+_EACH = 4  # images in a row of examples or of augmentations
+_SHOWN = 224  # their side in pixels
+
+
+def draw(found: Reproduction, runs: Runs, plans: Plans) -> figure.Figure | None:
+    """The figure that the experiment asks for, of the datasets that are there; None where none is."""
+    drawers: dict[Figure, Callable[[], figure.Figure | None]] = {
+        "roc": lambda: _roc(found, runs),
+        "lines": lambda: _lines(found),
+        "latents": lambda: _latents(found, runs),
+        "examples": lambda: _examples(found, plans),
+        "reconstructions": lambda: _reconstructions(found, runs),
+        "augmentations": lambda: _augmentations(found, plans),
+        "segmentations": lambda: _segmentations(found, runs),
+    }
+    asked = found.experiment.figure
+    return None if asked is None else drawers[asked]()
+
+
+def _title(found: Reproduction) -> str:
+    return f"{found.experiment.title} ({found.experiment.source})"
+
+
+def _roc(found: Reproduction, runs: Runs) -> figure.Figure | None:
+    tables: dict[str, dict[str, list[ScoreTable]]] = {}
+    for (dataset, method), of_seeds in runs.items():
+        read = [ScoreTable.from_csv(run.scores_file) for run in of_seeds]
+        tables.setdefault(dataset, {})[method] = [table for table in read if len(np.unique(table.label)) == 2]
+    return roc_figure(tables, _title(found)) if tables else None
+
+
+def _lines(found: Reproduction) -> figure.Figure | None:
+    experiment = found.experiment
+    metric, *_ = experiment.metrics
+    cells = {d: {m: Cell(d, m, metric) for m in experiment.methods} for d in experiment.datasets}
+    spreads = {d: {m: found.spread(cell) for m, cell in of.items()} for d, of in cells.items()}
+    printed = {
+        d: {m: next(iter(values.values())) for m, cell in of.items() if (values := experiment.printed_at(cell))}
+        for d, of in cells.items()
+    }
+    floors = {d: found.spread(Cell(d, "floor: nearest thumbnail", metric)) for d in experiment.datasets}
+    known = {d: floor.mean for d, floor in floors.items() if floor is not None}
+    if not any(spread for of in spreads.values() for spread in of.values()):
+        return None
+    return lines_figure(spreads, printed, known, _title(found), f"{metric}, mean ± standard deviation over seeds")
+
+
+def _latents(found: Reproduction, runs: Runs) -> figure.Figure | None:
+    for of_seeds in runs.values():
+        for run in of_seeds:
+            path = run.path / "predictions" / "latents.npz"
+            if path.exists():
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                    z, z_hat, label = (stored[name] for name in ("z", "z_hat", "label"))
+                return latents_figure(z, z_hat, label, _title(found))
+    return None
+
+
+def _examples(found: Reproduction, plans: Plans) -> figure.Figure | None:
+    rows: dict[str, Sequence[Tile | None]] = {}
+    for dataset, plan in plans.items():
+        store = ImageStore(plan.dataset.root, _SHOWN, plan.load.resize, plan.load.max_value)
+        for kind, label in (("normal", 0), ("defective", 1)):
+            records = [record for record in plan.split.lists["test"] if int(bool(record.label)) == label]
+            of_type: dict[str, list[Any]] = {}
+            for record in records:
+                of_type.setdefault(record.defect, []).append(record)
+            chosen = [group[rank] for rank in range(_EACH) for group in of_type.values() if rank < len(group)][:_EACH]
+            rows[f"{dataset}, {kind}"] = [_with_mask(*store.load(record)) for record in chosen]
+    return grid_figure(rows, [""] * _EACH, _title(found), "yellow line: the defect's mask") if rows else None
+
+
+def _augmentations(found: Reproduction, plans: Plans) -> figure.Figure | None:
+    from anomaly_lab.data.datamodule import DefectDataModule
+
+    rows: dict[str, Sequence[Tile | None]] = {}
+    for dataset, plan in plans.items():
+        data = DefectDataModule(plan, 0)
+        data.prepare()
+        labelled = data.training_dataset("labelled")
+        index = next((i for i, record in enumerate(labelled.records) if record.label), 0)
+        drawn = [labelled[epoch, index, 0] for epoch in range(_EACH)]
+        rows[dataset] = [
+            _with_mask(*labelled.whole(index)),
+            *(_with_mask(sample["image"], sample["mask"]) for sample in drawn),
+        ]
+    names = ["as it is", *(f"epoch {number + 1}" for number in range(_EACH))]
+    return grid_figure(rows, names, _title(found), "yellow line: the defect's mask") if rows else None
+
+
+def _reconstructions(found: Reproduction, runs: Runs) -> figure.Figure | None:
+    rows: dict[str, Sequence[Tile | None]] = {}
+    for (dataset, _), of_seeds in runs.items():
+        if of_seeds and (gallery := _gallery(of_seeds[0])):
+            place = _defective(gallery)
+            rows[dataset] = [*_made(gallery, place), _truth(gallery, place)]
+    return grid_figure(rows, ["image", "reconstruction", "difference", "truth"], _title(found)) if rows else None
+
+
+def _segmentations(found: Reproduction, runs: Runs) -> figure.Figure | None:
+    """The image of each dataset that most methods kept, and where each of them calls it defective."""
+    experiment = found.experiment
+    rows: dict[str, Sequence[Tile | None]] = {}
+    for dataset in experiment.datasets:
+        of_method = {m: runs[dataset, m][0] for m in experiment.methods if runs.get((dataset, m))}
+        galleries = {m: gallery for m, run in of_method.items() if (gallery := _gallery(run))}
+        if not galleries:
+            continue
+        kept: dict[int, int] = {}
+        for gallery in galleries.values():
+            for place in np.flatnonzero((gallery["mask"] == 1).any((1, 2))):
+                kept[int(gallery["index"][place])] = kept.get(int(gallery["index"][place]), 0) + 1
+        if not kept:
+            continue
+        index = max(kept, key=lambda one: (kept[one], -one))
+        places = {m: np.flatnonzero(g["index"] == index) for m, g in galleries.items()}
+        here = {m: int(place[0]) for m, place in places.items() if len(place)}
+        made = next((m for m in here if "reconstruction" in galleries[m]), next(iter(here)))
+        tiles: list[Tile | None] = [*_made(galleries[made], here[made]), _truth(galleries[made], here[made])]
+        for method in experiment.methods:
+            threshold = of_method[method].read()["metrics"].get("pixel_threshold") if method in here else None
+            marked = None if threshold is None else galleries[method]["anomaly_map"][here[method]] >= threshold
+            tiles.append(None if marked is None else _mask(marked))
+        rows[dataset] = tiles
+    columns = ["image", "reconstruction", "difference", "truth", *experiment.methods]
+    return grid_figure(rows, columns, _title(found), "white: called defective") if rows else None
+
+
+def _gallery(run: Run) -> dict[str, npt.NDArray[Any]]:
+    from anomaly_lab.reporting.figures import read_gallery
+
+    return read_gallery(run.path / "predictions" / "gallery.npz")
+
+
+def _defective(gallery: Mapping[str, npt.NDArray[Any]]) -> int:
+    """The place of the image with the largest defect, or the first one where none is known."""
+    return int((gallery["mask"] == 1).sum((1, 2)).argmax()) if "mask" in gallery else 0
+
+
+def _made(gallery: Mapping[str, npt.NDArray[Any]], place: int) -> list[Tile | None]:
+    image = gallery["image"][place]
+    if "reconstruction" not in gallery:
+        return [Tile(image), None, None]
+    made = gallery["reconstruction"][place]
+    difference = np.abs(image.astype(np.int16) - made).mean(-1)
+    look = {"cmap": "magma", "vmin": 0, "vmax": max(float(np.percentile(difference, 99.8)), 1.0)}
+    return [Tile(image), Tile(made), Tile(difference, look=look)]
+
+
+def _truth(gallery: Mapping[str, npt.NDArray[Any]], place: int) -> Tile | None:
+    return _mask(gallery["mask"][place] == 1) if "mask" in gallery else None
+
+
+def _mask(marked: npt.NDArray[np.bool_]) -> Tile:
+    return Tile(np.where(marked, 255, 0), look={"cmap": "gray", "vmin": 0, "vmax": 255})
+
+
+def _with_mask(image: npt.NDArray[Any], mask: npt.NDArray[Any]) -> Tile:
+    return Tile(image, mask)

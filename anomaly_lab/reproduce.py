@@ -1,0 +1,266 @@
+"""`anomaly-lab reproduce NAME`: run what a table or figure of a paper lacks, and print it beside the paper's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from anomaly_lab.config import compose
+from anomaly_lab.data.plan import DataPlan
+from anomaly_lab.errors import ConfigError, LabError, nearest
+from anomaly_lab.experiment import Experiment, load, load_settings, names
+from anomaly_lab.jobs import prepare
+from anomaly_lab.runs import Run
+
+log = logging.getLogger("anomaly_lab")
+
+_DRY_RUN = "--dry-run"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for on the command line.
+
+    Attributes:
+        experiment: narrowed to the datasets and methods asked for.
+        overrides: of every run.
+        settings: overrides by model.
+        about: what was asked for, in words.
+        launcher: Hydra's options.
+        output: where the table goes; None: below `runs_dir`.
+        is_dry: only say what would be done.
+    """
+
+    experiment: Experiment
+    overrides: tuple[str, ...]
+    settings: Mapping[str, tuple[str, ...]]
+    about: str
+    launcher: tuple[str, ...]
+    output: Path | None
+    is_dry: bool
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A run that a table needs: its names in the table, and where it lies or will lie.
+
+    Attributes:
+        run: None if it cannot be made.
+        gap: why it cannot be made.
+        counts: metrics of its split.
+        plan: its split; kept for the first seed only.
+    """
+
+    dataset: str
+    method: str
+    seed: int
+    overrides: tuple[str, ...]
+    run: Run | None = None
+    gap: str | None = None
+    counts: Mapping[str, float] = field(default_factory=dict)
+    plan: DataPlan | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its numbers are there."""
+        return self.run is not None and self.run.status() == "finished"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `anomaly-lab reproduce ARGUMENTS`; the exit status is 0 if all runs that can be made are there."""
+    from anomaly_lab.sweep import run_jobs
+
+    asked = parse(arguments)
+    runs_dir = Path(compose("train", [text for text in asked.overrides if _key(text) == "runs_dir"])["runs_dir"])
+    needed = list(plan(asked))
+    if asked.is_dry:
+        _show_plan(asked.experiment, needed, runs_dir)
+        return 0
+    missing = [one for one in needed if one.run is not None and not one.is_finished]
+    if asked.experiment.needs_runs:
+        run_jobs([one.overrides for one in missing], runs_dir, asked.launcher)
+    _show(asked, needed, asked.output or runs_dir / "tables" / asked.experiment.name)
+    return int(asked.experiment.needs_runs and any(not one.is_finished for one in missing))
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """The command line: one name, `seeds=`, `settings=`, `output=`, Hydra's launcher, and overrides of `train`.
+
+    `dataset=` and `model=` choose among the experiment's; another dataset stands in for all of them.
+
+    Raises:
+        ConfigError: if it is not understood.
+    """
+    flags = [text for text in arguments if text.startswith("-")]
+    if unknown := [text for text in flags if text != _DRY_RUN]:
+        raise ConfigError(f"There is no flag {unknown[0]}. {nearest(unknown[0], [_DRY_RUN])}")
+    words = [text for text in arguments if "=" not in text and not text.startswith(("-", "~"))]
+    if len(words) != 1:
+        raise ConfigError(f"reproduce takes one experiment of {', '.join(names())}, or a YAML file of your own.")
+    own = {_key(text): text.partition("=")[2] for text in arguments if _key(text) in ("seeds", "settings", "output")}
+    rest = [text for text in arguments if text not in (*flags, *words) and _key(text) not in own]
+    for text in rest:
+        if _key(text) in ("seed", "dataset.split_seed"):
+            raise ConfigError(
+                f"{text}: an experiment has seeds of its own, of training and split; seeds=3 says how many."
+            )
+    launcher = tuple(text for text in rest if text.startswith("hydra"))
+    experiment, overrides = _narrowed(load(words[0]), [text for text in rest if text not in launcher])
+    if "seeds" in own:
+        if not own["seeds"].isdecimal() or int(own["seeds"]) < 1:
+            raise ConfigError(f"seeds={own['seeds']} has to be a whole number of at least 1.")
+        experiment = experiment.model_copy(update={"seeds": int(own["seeds"])})
+    settings = load_settings(own["settings"]) if "settings" in own else {}
+    compose("train", [text for text in overrides if _key(text).split(".")[0] not in ("model", "dataset")])
+    return Request(
+        experiment,
+        tuple(overrides),
+        settings,
+        " ".join(text for text in arguments if _key(text) not in ("output", "runs_dir") and text not in flags),
+        launcher,
+        Path(own["output"].strip("'")) if "output" in own else None,
+        bool(flags),
+    )
+
+
+def _narrowed(experiment: Experiment, overrides: Sequence[str]) -> tuple[Experiment, list[str]]:
+    """The experiment on what `dataset=`, `dataset.category=` and `model=` choose, and the other overrides."""
+    given = {_key(text): text for text in overrides}
+    chosen = {
+        "datasets": [given[key] for key in ("dataset", "dataset.category") if key in given],
+        "methods": [given[key] for key in ("model",) if key in given],
+    }
+    update: dict[str, Any] = {}
+    for axis, texts in chosen.items():
+        if texts:
+            entries: dict[str, tuple[str, ...]] = getattr(experiment, axis)
+            fitting = {name: own for name, own in entries.items() if set(texts) <= set(own)}
+            if axis == "methods" and not fitting:
+                known = dict.fromkeys(text for own in entries.values() for text in own if _key(text) == "model")
+                raise ConfigError(f"{experiment.name} has no {texts[0]}: {', '.join(known)}.")
+            update[axis] = fitting or {"-".join(text.partition("=")[2] for text in texts): tuple(texts)}
+    rest = [text for text in overrides if not any(text in texts for texts in chosen.values())]
+    return experiment.narrowed(update), rest
+
+
+def plan(asked: Request) -> Iterator[Needed]:
+    """The runs of a table, in its order; each with its seed for training and split."""
+    for dataset, of_dataset in asked.experiment.datasets.items():
+        for method, of_method in asked.experiment.methods.items():
+            model = next(text.partition("=")[2] for text in of_method if _key(text) == "model")
+            small = (*asked.settings.get("all", ()), *asked.settings.get(model, ()))
+            for seed in range(asked.experiment.seeds):
+                seeds = (f"seed={seed}", f"dataset.split_seed={seed}")
+                overrides = _last_of_each(*of_dataset, *of_method, *small, *asked.overrides, *seeds)
+                try:
+                    job = prepare(compose("train", overrides), overrides)
+                except LabError as error:
+                    yield Needed(dataset, method, seed, overrides, gap=str(error))
+                    continue
+                kept = job.plan if seed == 0 else None
+                yield Needed(dataset, method, seed, overrides, job.run, counts=counts(job.plan), plan=kept)
+
+
+def counts(plan: DataPlan) -> dict[str, float]:
+    """How many images a split has, under the names of an experiment's metrics; quarters count, as in P2's Table 1."""
+    lists = {name: len(records) for name, records in plan.split.lists.items()}
+    test = plan.split.lists["test"]
+    defective = [record for record in test if record.label]
+    parts = 4 if plan.is_quartered else 1
+    return {
+        "count_train": lists.get("train_normal", 0) or lists.get("unlabelled", 0) + lists.get("labelled", 0),
+        "count_unlabelled": lists.get("unlabelled", 0),
+        "count_labelled": lists.get("labelled", 0),
+        "count_test": len(test) * parts,
+        "count_test_normal": (len(test) - len(defective)) * parts,
+        "count_test_defective": len(defective) * parts,
+        "count_defects": len({record.defect for record in defective}),
+        "defect_ratio": len(defective) / len(test),
+    }
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+~").partition("=")[0]
+
+
+def _last_of_each(*overrides: str) -> tuple[str, ...]:
+    """Overrides of which a later one stands in for an earlier one of the same option."""
+    return tuple({_key(text): text for text in overrides}.values())
+
+
+def _show_plan(experiment: Experiment, needed: Sequence[Needed], runs_dir: Path) -> None:
+    """Print which runs are there, which are not, and how long those will take by what others took."""
+    from rich.console import Console
+
+    from anomaly_lab.reporting.reproduction import plan_table
+
+    took = _seconds(runs_dir)
+    rows = []
+    for dataset in experiment.datasets:
+        for method in experiment.methods:
+            jobs = [one for one in needed if (one.dataset, one.method) == (dataset, method)]
+            gap = next((one.gap for one in jobs if one.gap), None)
+            done = sum(one.is_finished for one in jobs)
+            run = jobs[0].run
+            each = None if run is None else took.get(run.path.parts[-3:-1]) or took.get(run.path.parts[-2:-1])
+            rows.append((dataset, method, len(jobs), done, each, gap))
+    Console().print(plan_table(experiment, rows))
+
+
+def _seconds(runs_dir: Path) -> dict[tuple[str, ...], float]:
+    """Mean seconds of finished runs, by (dataset, model) and by (model,)."""
+    took: dict[tuple[str, ...], list[float]] = {}
+    for path in runs_dir.glob("*/*/*/metrics.json"):
+        content = Run(path.parent).read()
+        if content["status"] == "finished":
+            seconds = sum(value for name, value in content["seconds"].items() if name != "per_image")
+            for key in (path.parts[-4:-2], path.parts[-3:-2]):
+                took.setdefault(key, []).append(seconds)
+    return {key: mean(values) for key, values in took.items()}
+
+
+def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
+    """Print the table, and write it as Markdown, CSV and LaTeX with its figure beside it."""
+    from rich.console import Console
+
+    from anomaly_lab.draw import draw
+    from anomaly_lab.reporting import reproduction
+    from anomaly_lab.reporting.style import DPI
+
+    values: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    runs: dict[tuple[str, str], list[Run]] = {}
+    gaps: dict[tuple[str, str], str] = {}
+    commits: set[str] = set()
+    for one in needed:
+        where = (one.dataset, one.method)
+        if one.run is None:
+            gaps[where] = str(one.gap)
+            continue
+        if one.is_finished:
+            content = one.run.read()
+            values.setdefault(where, {})[one.seed] = {**one.counts, **content["metrics"], **_time(content)}
+            runs.setdefault(where, []).append(one.run)
+            commits.add(str(content.get("git_sha"))[:7])
+        elif asked.experiment.needs_runs:
+            gaps[where] = f"{one.run.path}: {one.run.read().get('cause') or one.run.status()}"
+        else:
+            values.setdefault(where, {})[one.seed] = one.counts
+    found = reproduction.Reproduction(asked.experiment, values, gaps, asked.about, tuple(sorted(commits)))
+    Console().print(reproduction.terminal(found))
+    written = reproduction.write(found, folder)
+    plans = {one.dataset: one.plan for one in needed if one.plan is not None}
+    if (figure := draw(found, runs, plans)) is not None:
+        for ending in ("png", "svg", "pdf"):
+            figure.savefig(folder / f"figure.{ending}", dpi=DPI)
+            written.append(folder / f"figure.{ending}")
+    for path in written:
+        log.info("%s", path)
+
+
+def _time(content: Mapping[str, Any]) -> dict[str, float]:
+    seconds = content["seconds"].get("per_image")
+    return {} if seconds is None else {"milliseconds_per_image": 1000 * seconds}
