@@ -152,12 +152,14 @@ def load(name: str) -> Experiment:
         ConfigError: if there is none, or it does not say what an experiment has to say.
     """
     path = Path(name)
-    if path.suffix != ".yaml":
-        if name not in names():
-            raise ConfigError(f"There is no experiment {name!r}. {nearest(name, names())}")
+    if path.suffix == ".yaml":
+        name = path.stem
+    elif name in names():
         path = experiments_dir() / f"{name}.yaml"
+    else:
+        raise ConfigError(f"There is no experiment {name!r}. {nearest(name, names())}")
     try:
-        return Experiment.model_validate({"name": name.removesuffix(".yaml"), **_read(path)})
+        return Experiment.model_validate({"name": name, **_read(path)})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -155,7 +155,7 @@ def plan(asked: Request) -> Iterator[Needed]:
             small = (*asked.settings.get("all", ()), *asked.settings.get(model, ()))
             for seed in range(asked.experiment.seeds):
                 seeds = (f"seed={seed}", f"dataset.split_seed={seed}")
-                overrides = _last_of_each(*of_dataset, *of_method, *small, *asked.overrides, *seeds)
+                overrides = _last_of_each(*small, *of_dataset, *of_method, *asked.overrides, *seeds)
                 try:
                     job = prepare(compose("train", overrides), overrides)
                 except LabError as error:

@@ -1,0 +1,165 @@
+"""`anomaly-lab reproduce`, on the generated dataset at a tiny size: every definition, gaps, and kills."""
+
+import csv
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from anomaly_lab.cli import main
+from anomaly_lab.errors import ConfigError
+from anomaly_lab.experiment import load, names
+from anomaly_lab.reproduce import parse, plan
+from anomaly_lab.runs import Run
+
+TINY = ["dataset=synthetic", "seeds=1", "settings=tiny"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One folder of runs for all experiments, so that each run is made once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_definition_runs_and_every_cell_is_filled(name, runs, capsys):
+    assert main(["reproduce", name, *TINY, f"runs_dir={runs}"]) == 0
+    folder = runs / "tables" / name
+    experiment = load(name)
+    rows = [row for row in rows_of(folder / "table.csv") if not row["method"].startswith("floor: ")]
+    assert {row["dataset"] for row in rows} == {"synthetic"}
+    assert {row["method"] for row in rows} == set(experiment.methods)
+    scores_of_dpae = ("AUC of RLZ",)  # other methods have no such score
+    for row in rows:
+        filled = row["mean"] != ""
+        assert filled or (row["metric"] in scores_of_dpae and row["method"].startswith("AE(")), row
+    assert (folder / "table.md").read_text().startswith(f"# {experiment.title}")
+    assert (folder / "table.tex").exists()
+    for ending in ("png", "svg", "pdf"):
+        assert (folder / f"figure.{ending}").exists() == (experiment.figure is not None)
+    shown = capsys.readouterr().out
+    assert experiment.title in " ".join(shown.split())
+    if any(metric == "image_auroc" for metric in experiment.metrics.values()) and len(experiment.methods) > 1:
+        assert "floor: nearest thumbnail" in " ".join(shown.split())
+
+
+def test_a_second_time_nothing_is_run(runs, capsys):
+    name = "dpae/table6"
+    assert main(["reproduce", name, *TINY, f"runs_dir={runs}"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/*/*/metrics.json")}
+    table = (runs / "tables" / name / "table.csv").read_bytes()
+    assert main(["reproduce", name, *TINY, f"runs_dir={runs}"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (runs / "tables" / name / "table.csv").read_bytes() == table
+    capsys.readouterr()
+    assert main(["reproduce", name, *TINY, f"runs_dir={runs}", "--dry-run"]) == 0
+    assert "Nothing is missing." in capsys.readouterr().out
+
+
+def test_a_dataset_that_is_not_there_is_a_gap_and_a_dry_run_runs_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("ANOMALY_LAB_DATA", raising=False)
+    asked = ["reproduce", "dpae/table3", "seeds=1", f"runs_dir={tmp_path}"]
+    assert main([*asked, "--dry-run"]) == 0
+    assert "cannot" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    assert main(asked) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "0.92 not run" in shown
+    assert "Not run: APSD / AE(L2), APSD / AE(SSIM), APSD / VAE and 3 more: apsd: no folder given" in shown
+
+
+def test_a_job_that_fails_is_named_and_the_others_are_shown(tmp_path, capsys):
+    path = tmp_path / "own.yaml"
+    content = {
+        "title": "t", "source": "s", "rows": ["methods"], "columns": ["datasets"], "seeds": 1,
+        "datasets": {"generated": ["dataset=synthetic"]},
+        "methods": {"good": ["model=pca"], "bad": ["model=pca", "model.latent_dim=-3"]},
+        "metrics": {"AUC": "image_auroc"},
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(content))
+    assert main(["reproduce", str(path), "settings=tiny", f"runs_dir={tmp_path / 'runs'}"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Not run: generated / bad" in shown
+    assert "model.latent_dim" in shown
+    rows = {row["method"]: row["mean"] for row in rows_of(tmp_path / "runs/tables" / path.stem / "table.csv")}
+    assert rows["good"] != ""
+    assert rows["bad"] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "one experiment of"),
+        (["dpae/table4", "dpae/fig6"], "one experiment of"),
+        (["dpae/table4", "seeds=0"], "seeds=0 has to be"),
+        (["dpae/table4", "seed=1"], "seeds=3 says how many"),
+        (["dpae/table4", "--dryrun"], "'--dry-run'"),
+        (["dpae/table4", "model=unet"], "has no model=unet: model=ae_l2"),
+        (["dpae/table4", "settings=tinny"], "'tiny'"),
+        (["dpae/table4", "trainer.max_epoch=1"], "trainer.max_epochs"),
+    ],
+)
+def test_a_mistake_is_named(arguments, told):
+    with pytest.raises(ConfigError) as caught:
+        parse(arguments)
+    assert told in str(caught.value)
+
+
+def test_one_dataset_and_one_method_can_be_chosen():
+    asked = parse(["dpae/table4", "dataset=mt", "model=vae", "seeds=2", "settings=small", "dataset.split=by_tile"])
+    assert asked.experiment.datasets == {"MT": ("dataset=mt", "dataset.split=random")}
+    assert list(asked.experiment.methods) == ["VAE"]
+    assert asked.overrides == ("dataset.split=by_tile",)
+    jobs = list(plan(asked))
+    assert [one.seed for one in jobs] == [0, 1]
+    assert "dataset.split=by_tile" in jobs[1].overrides
+    assert "dataset.split=random" not in jobs[1].overrides  # what is asked for stands in for the table's own
+    assert {"seed=1", "dataset.split_seed=1", "model.input_norm=per_image"} <= set(jobs[1].overrides)
+    asked = parse(["ae_unet/table2", "dataset=mvtec", "dataset.category=pill"])
+    assert list(asked.experiment.datasets) == ["Pill"]
+    assert parse(["ae_unet/table2", "dataset=crackforest"]).experiment.datasets == {
+        "crackforest": ("dataset=crackforest",)
+    }
+
+
+@pytest.mark.slow
+def test_killed_three_times_it_ends_with_the_same_table_and_runs_nothing_twice(tmp_path):
+    """SIGKILL at random moments; a run that was finished keeps its files as they were."""
+    rng = random.Random(0)
+    command = [sys.executable, "-m", "anomaly_lab", "reproduce", "dpae/fig6", *TINY, "trainer.max_epochs=3"]
+
+    def start(where):
+        return subprocess.Popen([*command, f"runs_dir={where}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def finished(where):
+        paths = where.glob("*/*/*/metrics.json")
+        return {path: path.stat().st_mtime_ns for path in paths if Run(path.parent).status() == "finished"}
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    started = time.monotonic()
+    assert start(whole).wait() == 0
+    took = time.monotonic() - started
+    known = {}
+    for _ in range(3):
+        process = start(killed)
+        time.sleep(rng.uniform(0.3, 0.7) * took)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = finished(killed)
+        assert known.items() <= now.items()
+        known = now
+    assert known, "no kill came after a run was finished"
+    assert start(killed).wait() == 0
+    assert known.items() <= finished(killed).items()
+    tables = [rows_of(where / "tables/dpae/fig6/table.csv") for where in (whole, killed)]
+    assert tables[0] == tables[1]
+    assert all(row["mean"] for row in tables[0] if not row["method"].startswith("floor"))
