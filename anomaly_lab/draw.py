@@ -130,16 +130,17 @@ def _segmentations(found: Reproduction, runs: Runs) -> figure.Figure | None:
         galleries = {m: gallery for m, run in of_method.items() if (gallery := _gallery(run))}
         if not galleries:
             continue
-        kept: dict[int, int] = {}
+        kept: dict[int, tuple[int, int]] = {}  # image -> how many methods kept it, and its defective pixels
         for gallery in galleries.values():
-            for place in np.flatnonzero((gallery["mask"] == 1).any((1, 2))):
-                kept[int(gallery["index"][place])] = kept.get(int(gallery["index"][place]), 0) + 1
+            for image, area in zip(gallery["index"].tolist(), (gallery["mask"] == 1).sum((1, 2)).tolist(), strict=True):
+                if area:
+                    kept[image] = (kept.get(image, (0, 0))[0] + 1, area)
         if not kept:
             continue
-        index = max(kept, key=lambda one: (kept[one], -one))
+        index = max(kept, key=lambda image: (kept[image], image))
         places = {m: np.flatnonzero(g["index"] == index) for m, g in galleries.items()}
         here = {m: int(place[0]) for m, place in places.items() if len(place)}
-        made = next((m for m in here if "reconstruction" in galleries[m]), next(iter(here)))
+        made = next((m for m in reversed(here) if "reconstruction" in galleries[m]), next(iter(here)))
         tiles: list[Tile | None] = [*_made(galleries[made], here[made]), _truth(galleries[made], here[made])]
         for method in experiment.methods:
             threshold = of_method[method].read()["metrics"].get("pixel_threshold") if method in here else None

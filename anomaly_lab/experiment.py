@@ -40,6 +40,7 @@ class Experiment(BaseModel):
         columns: axes along the top, the outer one first.
         datasets: name -> overrides of `anomaly-lab train`.
         methods: name -> overrides.
+        options: overrides of all its runs.
         metrics: name -> the name in metrics.json, or `count_...` and `defect_ratio` of the split, which need no run.
         seeds: how many; each is the training's and the split's.
         close: reach of an interval to each side, up to which a printed value counts as reproduced; null for metrics
@@ -61,6 +62,7 @@ class Experiment(BaseModel):
     datasets: dict[str, tuple[str, ...]]
     methods: dict[str, tuple[str, ...]]
     metrics: dict[str, str]
+    options: tuple[str, ...] = ()
     seeds: PositiveInt = 20
     close: NonNegativeFloat | None = CLOSE
     mean: str | None = None

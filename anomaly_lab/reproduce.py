@@ -152,7 +152,7 @@ def plan(asked: Request) -> Iterator[Needed]:
     for dataset, of_dataset in asked.experiment.datasets.items():
         for method, of_method in asked.experiment.methods.items():
             model = next(text.partition("=")[2] for text in of_method if _key(text) == "model")
-            small = (*asked.settings.get("all", ()), *asked.settings.get(model, ()))
+            small = (*asked.settings.get("all", ()), *asked.settings.get(model, ()), *asked.experiment.options)
             for seed in range(asked.experiment.seeds):
                 seeds = (f"seed={seed}", f"dataset.split_seed={seed}")
                 overrides = _last_of_each(*small, *of_dataset, *of_method, *asked.overrides, *seeds)

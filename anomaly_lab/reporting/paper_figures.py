@@ -67,7 +67,7 @@ def lines_figure(
     """A value over settings, one line for each dataset with its standard deviation over seeds; printed values are
     hollow, and each dataset's floor is a dotted line. All are dataset -> setting -> value."""
     settings = list(dict.fromkeys(name for values in spreads.values() for name in values))
-    figure, grid = panels(1, 1, (6.0, 4.2), (0.7, 2.2, 0.6, 0.6))
+    figure, grid = panels(1, 1, (6.0, 4.2), (0.7, 2.4, 0.6, 0.6))
     axes = grid[0, 0]
     for rank, (dataset, values) in enumerate(spreads.items()):
         look = {"color": COLOURS[rank % len(COLOURS)], "marker": _MARKERS[rank % len(_MARKERS)]}
@@ -77,7 +77,7 @@ def lines_figure(
             reach = [spread.deviation or 0.0 for _, spread in known]
             axes.errorbar(places, means, reach, label=plain(dataset), linewidth=1.8, capsize=3, **look)
             if dataset in floors:
-                label = f"{plain(dataset)}, nearest thumbnail"
+                label = f"{plain(dataset)}, thumbnail floor"
                 axes.axhline(floors[dataset], color=look["color"], linestyle=":", linewidth=1.2, label=label)
         if printed.get(dataset):
             places = [settings.index(name) for name in printed[dataset] if name in settings]
@@ -87,7 +87,7 @@ def lines_figure(
     axes.set_xticks(range(len(settings)), settings)
     axes.set_ylabel(of)
     axes.grid(color="0.92")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9, borderaxespad=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, borderaxespad=0, frameon=False)
     set_heading(figure, title)
     return figure
 
@@ -130,6 +130,8 @@ def grid_figure(
     rows: Mapping[str, Sequence[Tile | None]], columns: Sequence[str], title: str, note: str = ""
 ) -> Figure:
     """Pictures in named rows and columns; an empty place is one that nothing is known of."""
+    from matplotlib.patches import Rectangle
+
     width = LEFT + len(columns) * (SIDE + GAP) + 0.1
     above = TOP + (0.25 if any(columns) else 0)
     height = above + len(rows) * (SIDE + GAP) + (0.35 if note else 0.1)
@@ -144,9 +146,11 @@ def grid_figure(
         for number, tile in enumerate(tiles):
             box = (LEFT + number * (SIDE + GAP), top, SIDE, SIDE)
             if tile is None:
-                page.text(box[0] + SIDE / 2, top + SIDE / 2, "–", ha="center", va="center", color=DARK)
+                page.text(box[0] + SIDE / 2, top + SIDE / 2, "not kept", ha="center", fontsize=8, color=DARK)
                 continue
             paste(page, tile.picture, box, **tile.look)
+            if tile.picture.ndim == 2:  # where all is white, an edge is needed
+                page.add_patch(Rectangle(box[:2], SIDE, SIDE, fill=False, edgecolor=GREY, linewidth=0.8))
             if tile.mask is not None:
                 outline(page, tile.mask == 1, box, grow=True)
     if note:
