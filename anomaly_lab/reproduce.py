@@ -253,10 +253,12 @@ def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
     Console().print(reproduction.terminal(found))
     written = reproduction.write(found, folder)
     plans = {one.dataset: one.plan for one in needed if one.plan is not None}
-    if (figure := draw(found, runs, plans)) is not None:
-        for ending in ("png", "svg", "pdf"):
-            figure.savefig(folder / f"figure.{ending}", dpi=DPI)
-            written.append(folder / f"figure.{ending}")
+    figure = draw(found, runs, plans)
+    for path in (folder / f"figure.{ending}" for ending in ("png", "svg", "pdf")):
+        path.unlink(missing_ok=True)  # of a table that had more
+        if figure is not None:
+            figure.savefig(path, dpi=DPI)
+            written.append(path)
     for path in written:
         log.info("%s", path)
 

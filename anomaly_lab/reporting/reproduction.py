@@ -317,6 +317,7 @@ def write(found: Reproduction, folder: Path) -> list[Path]:
     }
     written = []
     for name, content in contents.items():
+        (folder / name).unlink(missing_ok=True)
         if content:
             write_text(folder / name, content)
             written.append(folder / name)
