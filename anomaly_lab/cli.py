@@ -14,8 +14,11 @@ VERBS = {
     "train": "train a method on a dataset, or sweep over options with -m",
     "evaluate": "score a finished run again",
     "reproduce": "a table or figure of a paper beside what is found here",
+    "runs": "list the runs of a folder and the sweeps at work, clean what failed",
     "doctor": "say what this machine can do, and which datasets it finds",
 }
+
+_MODULES = {"runs": "list_runs"}  # verbs whose file has another name: runs.py is the run directory
 
 _EXAMPLES = {
     "train": """\
@@ -43,6 +46,13 @@ cores finish if wanted; the same command again runs only what is missing or fail
   anomaly-lab reproduce dpae/fig6 dataset=mt seeds=3 settings=small
 What it would run, what of it is there, and how long the rest takes:
   anomaly-lab reproduce dpae/table4 --dry-run
+""",
+    "runs": """\
+All runs below ./runs or another folder, or some of them, and how far the sweeps are that other terminals work on:
+  anomaly-lab runs
+  anomaly-lab runs runs_dir=DIR model=dpae dataset=mt status=failed
+Delete the runs that failed (or clean=interrupted: those that were cut off and could go on):
+  anomaly-lab runs clean=failed
 """,
     "doctor": """\
 The hardware, the versions, the datasets found and how to get the others:
@@ -78,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from anomaly_lab.config import with_plain_paths
 
     try:
-        status: int = importlib.import_module(f"anomaly_lab.{verb}").main(with_plain_paths(rest))
+        status: int = importlib.import_module(f"anomaly_lab.{_MODULES.get(verb, verb)}").main(with_plain_paths(rest))
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

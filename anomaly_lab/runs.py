@@ -142,36 +142,16 @@ class Run:
 
     def is_locked(self) -> bool:
         """Whether a living process works on it."""
-        try:
-            handle = (self.path / ".lock").open()
-        except OSError:
-            return False
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: looking must not keep anyone out
-            except BlockingIOError:
-                return True
-            return False
+        return is_held(self.path)
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run; the lock is the kernel's, so it dies with its process.
 
         Raises:
             RunBusyError: if another process holds it.
             RunError: if the folder cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be written: {error}. Choose another runs_dir.") from None
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunBusyError(f"{self.path} is being worked on by another process.") from None
-            yield
+        return hold(self.path)
 
     def check(self, config: Config, plan: DataPlan) -> None:
         """Compare what is stored with what is asked.
@@ -228,6 +208,41 @@ class Run:
             **results,
         }
         write_json(self.metrics_file, content)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process holds a folder."""
+    try:
+        handle = (folder / ".lock").open()
+    except OSError:
+        return False
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: looking must not keep anyone out
+        except BlockingIOError:
+            return True
+        return False
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a folder; the lock is the kernel's, so it dies with its process.
+
+    Raises:
+        RunBusyError: if another process holds it.
+        RunError: if the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written: {error}. Choose another runs_dir.") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunBusyError(f"{folder} is being worked on by another process.") from None
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,22 +12,47 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from anomaly_lab.config import compose, conf_dir, hash_of, plain_path, resolve
-from anomaly_lab.errors import LabError, RunError
+from anomaly_lab.errors import LabError, RunError, require
 from anomaly_lab.jobs import Outcome, run_job
 from anomaly_lab.reporting.tables import duration
-from anomaly_lab.runs import Run, write_json
+from anomaly_lab.runs import Run, hold, write_json
 
 log = logging.getLogger("anomaly_lab")
 
 _JOBS = "jobs.json"  # of a sweep's folder: how many jobs, and their overrides where no product makes them
 
 
+def with_sweep(arguments: Sequence[str]) -> list[str]:
+    """The command line with `sweep=NAME` written out: what `conf/sweep/NAME.yaml` holds and it does not give.
+
+    Raises:
+        ConfigError: if there is no such sweep.
+    """
+    names = [text.partition("=")[2] for text in arguments if text.startswith("sweep=")]
+    if not names:
+        return list(arguments)
+    known = sorted(path.stem for path in (conf_dir() / "sweep").glob("*.yaml"))
+    require("sweep", names[-1], known)
+    options = yaml.safe_load((conf_dir() / "sweep" / f"{names[-1]}.yaml").read_text(encoding="utf-8"))
+    rest = [text for text in arguments if not text.startswith("sweep=") and text not in ("-m", "--multirun")]
+    given = {text.lstrip("+").partition("=")[0] for text in rest}
+    texts = [
+        f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in options.items()
+        if key not in given
+    ]
+    return ["-m", *texts, *rest]
+
+
 def multirun(overrides: Sequence[str], count: int, runs_dir: Path) -> list[Outcome]:
     """The `count` jobs of a command line that sweeps, as far as they came; Hydra's sweeper makes them of it."""
     folder = _new_folder(runs_dir, count)
     # Hydra's parser wants its flag before the overrides
-    hand_to_hydra("train", ["--multirun", *overrides, f"hydra.sweep.dir={plain_path(str(folder))}"])
+    with hold(folder):
+        hand_to_hydra("train", ["--multirun", *overrides, f"hydra.sweep.dir={plain_path(str(folder))}"])
     return _outcomes(folder)
 
 
@@ -38,7 +63,8 @@ def run_jobs(jobs: Sequence[Sequence[str]], runs_dir: Path, launcher: Sequence[s
     folder = _new_folder(runs_dir, len(jobs), jobs=[list(overrides) for overrides in jobs])
     numbers = ",".join(map(str, range(len(jobs))))
     options = [f"list={plain_path(str((folder / _JOBS).absolute()))}", f"number={numbers}"]
-    hand_to_hydra("jobs", ["--multirun", *options, *launcher, f"hydra.sweep.dir={plain_path(str(folder))}"])
+    with hold(folder):
+        hand_to_hydra("jobs", ["--multirun", *options, *launcher, f"hydra.sweep.dir={plain_path(str(folder))}"])
     return _outcomes(folder)
 
 

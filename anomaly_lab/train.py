@@ -15,7 +15,7 @@ from anomaly_lab.config import check, compose, sweep_values
 from anomaly_lab.errors import ConfigError, nearest
 from anomaly_lab.jobs import Outcome, run_job
 from anomaly_lab.runs import Run
-from anomaly_lab.sweep import hand_to_hydra, multirun, show
+from anomaly_lab.sweep import hand_to_hydra, multirun, show, with_sweep
 
 log = logging.getLogger("anomaly_lab")
 
@@ -24,6 +24,7 @@ _PRINTING = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve"}  # flag
 
 def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab train ARGUMENTS`; the exit status is 0 if every job is finished."""
+    arguments = with_sweep(arguments)
     flags = {argument for argument in arguments if argument.startswith("-")}
     if flags & _PRINTING:
         hand_to_hydra("train", list(arguments))
