@@ -14,11 +14,14 @@ VERBS = {
     "train": "train a method on a dataset, or sweep over options with -m",
     "evaluate": "score a finished run again",
     "reproduce": "a table or figure of a paper beside what is found here",
+    "compare": "what differs between two runs, and what that did to their scores",
+    "import": "make a run of another tool's scores",
     "runs": "list the runs of a folder and the sweeps at work, clean what failed",
     "doctor": "say what this machine can do, and which datasets it finds",
 }
 
-_MODULES = {"runs": "list_runs"}  # verbs whose file has another name: runs.py is the run directory
+# verbs whose file has another name: runs.py is the run directory, import a keyword
+_MODULES = {"runs": "list_runs", "import": "import_scores"}
 
 _EXAMPLES = {
     "train": """\
@@ -46,6 +49,17 @@ cores finish if wanted; the same command again runs only what is missing or fail
   anomaly-lab reproduce dpae/fig6 dataset=mt seeds=3 settings=small
 What it would run, what of it is there, and how long the rest takes:
   anomaly-lab reproduce dpae/table4 --dry-run
+""",
+    "compare": """\
+Options, versions and split that differ, the scores of the test images that both have, and which changed sides:
+  anomaly-lab compare RUN_A RUN_B
+  anomaly-lab compare RUN_A RUN_B output=FILE.csv
+""",
+    "import": """\
+Scores of another tool, to stand in the same tables: a CSV with the columns path and score for the images of a split
+(its test images are listed in any run's scores.csv), and a folder with a map for each if there are some:
+  anomaly-lab import scores.csv name=patchcore dataset=mt dataset.split_seed=0 seed=0
+  anomaly-lab import scores.csv name=patchcore dataset=mt maps=DIR pixel_threshold=0.5
 """,
     "runs": """\
 All runs below ./runs or another folder, or some of them, and how far the sweeps are that other terminals work on:

@@ -52,6 +52,7 @@ class Needed:
         run: None if it cannot be made.
         gap: why it cannot be made.
         counts: metrics of its split.
+        data: hash of its split.
         plan: its split; kept for the first seed only.
     """
 
@@ -62,6 +63,7 @@ class Needed:
     run: Run | None = None
     gap: str | None = None
     counts: Mapping[str, float] = field(default_factory=dict)
+    data: str = ""
     plan: DataPlan | None = None
 
     @property
@@ -162,7 +164,10 @@ def plan(asked: Request) -> Iterator[Needed]:
                     yield Needed(dataset, method, seed, overrides, gap=str(error))
                     continue
                 kept = job.plan if seed == 0 else None
-                yield Needed(dataset, method, seed, overrides, job.run, counts=counts(job.plan), plan=kept)
+                of_split = counts(job.plan)
+                yield Needed(
+                    dataset, method, seed, overrides, job.run, counts=of_split, data=job.plan.sha256, plan=kept
+                )
 
 
 def counts(plan: DataPlan) -> dict[str, float]:
@@ -249,7 +254,14 @@ def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
             gaps[where] = f"{one.run.path}: {one.run.read().get('cause') or one.run.status()}"
         else:
             values.setdefault(where, {})[one.seed] = one.counts
-    found = reproduction.Reproduction(asked.experiment, values, gaps, asked.about, tuple(sorted(commits)))
+    experiment = asked.experiment
+    if experiment.needs_runs:
+        for one, run in _imported(needed):
+            name = f"{run.path.parts[-2]} (imported)"
+            values.setdefault((one.dataset, name), {})[one.seed] = {**one.counts, **run.read()["metrics"]}
+            runs.setdefault((one.dataset, name), []).append(run)
+            experiment = experiment.narrowed({"methods": {name: (), **experiment.methods}})
+    found = reproduction.Reproduction(experiment, values, gaps, asked.about, tuple(sorted(commits)))
     Console().print(reproduction.terminal(found))
     written = reproduction.write(found, folder)
     plans = {one.dataset: one.plan for one in needed if one.plan is not None}
@@ -261,6 +273,18 @@ def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
             written.append(path)
     for path in written:
         log.info("%s", path)
+
+
+def _imported(needed: Sequence[Needed]) -> Iterator[tuple[Needed, Run]]:
+    """The runs of other tools that were tested on the same splits, each beside a run that has it."""
+    splits = {(one.dataset, one.seed): one for one in needed if one.run is not None}
+    for one in splits.values():
+        assert one.run is not None
+        for path in sorted(one.run.path.parent.parent.glob("*/*/metrics.json")):
+            run = Run(path.parent)
+            content = run.read()
+            if content.get("imported") and content.get("data_sha256") == one.data:
+                yield one, run
 
 
 def _time(content: Mapping[str, Any]) -> dict[str, float]:
