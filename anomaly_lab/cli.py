@@ -95,10 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"anomaly-lab {verb} [key=value ...]: {VERBS[verb]}\n\n{_EXAMPLES[verb]}")
         return 0
     share_cores()
-    console = logging.StreamHandler()
-    console.addFilter(said_once())
-    logging.basicConfig(format="%(message)s", handlers=[console])
-    logging.getLogger("anomaly_lab").setLevel(logging.INFO)
+    log_to_console()
     from anomaly_lab.config import with_plain_paths
 
     try:
@@ -112,6 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return status
+
+
+def log_to_console() -> None:
+    """Let the package's messages through, each warning once."""
+    console = logging.StreamHandler()
+    console.addFilter(said_once())
+    logging.basicConfig(format="%(message)s", handlers=[console])
+    logging.getLogger("anomaly_lab").setLevel(logging.INFO)
 
 
 def said_once() -> Callable[[logging.LogRecord], bool]:

@@ -24,6 +24,7 @@ from anomaly_lab.config import ASKED, Config, as_partial, locate
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.errors import ConfigError, RunError, require
+from anomaly_lab.hardware import shows_bars
 from anomaly_lab.loggers import make_logger
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.models.gan import GAN
@@ -62,7 +63,7 @@ def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> 
             load_checkpoint(stage1.checkpoints / f"{stage1.config()['checkpoint']}.ckpt"),
         )
     data = DefectDataModule(plan, config["seed"])
-    data.prepare(progress=True)
+    data.prepare(progress=shows_bars())
     history = train(config, run, model, data)
     started = time.perf_counter()
     results = score(config, data, model, run.path, run.splits)
@@ -119,7 +120,7 @@ def training_callbacks(
         SeedEachBatch(seed),
         history,
         # ten redraws a second: a redraw at every step costs more than the step's own bookkeeping
-        ProgressBar(refresh_rate=10, console_kwargs=console),
+        ProgressBar(refresh_rate=10 if shows_bars() else 0, console_kwargs=console),
         ModelCheckpoint(checkpoints, "last", enable_version_counter=False),
     ]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_BARS = "ANOMALY_LAB_BARS"
+
 
 def has_gpu() -> bool:
     """Whether an NVIDIA driver is loaded and not hidden by CUDA_VISIBLE_DEVICES."""
@@ -33,6 +35,27 @@ def share_cores() -> None:
     percent. A value of your own for OMP_WAIT_POLICY stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def gpu_count() -> int:
+    """How many NVIDIA GPUs the driver knows."""
+    gpus = Path("/proc/driver/nvidia/gpus")
+    return len(list(gpus.iterdir())) if gpus.is_dir() else 0
+
+
+def one_of_many(number: int) -> None:
+    """Make this process a worker beside others: without progress bars, and on a GPU of its own where there are enough.
+
+    To be called before torch is imported. A value of your own for CUDA_VISIBLE_DEVICES stays.
+    """
+    os.environ[_BARS] = "off"
+    if (count := gpu_count()) > 1:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(number % count))
+
+
+def shows_bars() -> bool:
+    """Whether progress bars are drawn: those of several workers would write over each other."""
+    return os.environ.get(_BARS) != "off"
 
 
 def resolve_precision(precision: str) -> str:

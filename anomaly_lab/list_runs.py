@@ -63,7 +63,8 @@ def find(runs_dir: Path) -> Iterator[Entry]:
             content, status = run.read(), str(run.status())
         except RunError:
             content, status = {}, "unreadable"
-        files = [file.stat() for file in run.path.rglob("*") if file.is_file()]
+        # whoever looks whether a run is finished touches its lock
+        files = [file.stat() for file in run.path.rglob("*") if file.is_file() and file.name != ".lock"]
         changed = max((file.st_mtime for file in files), default=0.0)
         yield Entry(run, status, changed, sum(file.st_size for file in files), content)
 

@@ -16,6 +16,7 @@ import yaml
 
 from anomaly_lab.config import compose, conf_dir, hash_of, plain_path, resolve
 from anomaly_lab.errors import LabError, RunError, require
+from anomaly_lab.hardware import one_of_many, share_cores
 from anomaly_lab.jobs import Outcome, run_job
 from anomaly_lab.reporting.tables import duration
 from anomaly_lab.runs import Run, hold, write_json
@@ -85,6 +86,12 @@ def _job(composed: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
+    if "BasicLauncher" not in hydra.launcher["_target_"]:
+        from anomaly_lab.cli import log_to_console
+
+        log_to_console()
+        share_cores()
+        one_of_many(hydra.job.num)
     folder = Path(hydra.sweep.dir)
     if "list" in composed:
         overrides = json.loads(Path(composed.list).read_text(encoding="utf-8"))["jobs"][composed.number]
