@@ -298,12 +298,12 @@ def plan_table(
             reasons.setdefault(gap, []).append(f"{dataset} / {method}")
     lines = [f"Cannot be run: {_listed(where)}: {reason}" for reason, where in reasons.items()]
     if experiment.needs_runs:
-        told = f"What is missing takes about {duration(total)}" if total else "What is missing"
-        lines.append(
-            told + (f", and {unknown} runs that nothing like was run of yet." if unknown else ".")
-            if total or unknown
-            else "Nothing is missing."
-        )
+        if total:
+            lines.append(f"What is missing takes about {duration(total)} on one machine.")
+        if unknown:
+            lines.append(f"How long {unknown} runs take is not known: nothing like them was run here yet.")
+        if not total and not unknown:
+            lines.append("Nothing is missing.")
     return Group(table, Text(), Text("\n".join(lines)))
 
 

@@ -182,6 +182,7 @@ def test_a_plan_says_what_is_there_and_how_long_the_rest_takes(experiment):
         "min",
     ]
     assert "cannot" in text
-    assert "What is missing takes about 20 min, and 3 runs that nothing like was run of yet." in text
+    assert "What is missing takes about 20 min on one machine." in text
+    assert "How long 3 runs take is not known" in text
     nothing = plan_table(experiment, [("MT", "AE_1", 3, 3, 600.0, None)])
     assert "Nothing is missing." in text_of(nothing)
