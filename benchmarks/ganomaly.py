@@ -65,7 +65,7 @@ def _at_width(setting: Setting, width: int) -> dict[str, Any]:
         },
         "ratio": median(theirs.wall / ours.wall for ours, theirs in pairs),
         "cpu_time_ratio": median(theirs.cpu / ours.cpu for ours, theirs in pairs),
-        "image_auroc": {"ours": _our_auroc(own, data), "anomalib": _their_auroc(own, width, data)},
+        "image_auroc": _our_aurocs(own, data) | {"anomalib": _their_auroc(own, width, data)},
     }
 
 
@@ -130,13 +130,14 @@ def _train_theirs(setting: Setting, width: int, feed: Feed, window: Window) -> M
     return clock.ended.since(clock.started)
 
 
-def _our_auroc(setting: Setting, data: DefectDataModule) -> float:
+def _our_aurocs(setting: Setting, data: DefectDataModule) -> dict[str, float]:
+    """Of both scores: `latent` is the paper's and anomalib's, `peak` the one that the recipe for these images takes."""
     model = setting.model()
     _trainer(setting, max_epochs=setting.epochs).fit(model, data.train_dataloader())
     model.eval()
     with torch.inference_mode():
-        scores = [model.predict(batch["image"]).scores[model.primary_score] for batch in data.test_dataloader()]
-    return _auroc(scores, data)
+        found = [model.predict(batch["image"]).scores for batch in data.test_dataloader()]
+    return {name: _auroc([scores[name] for scores in found], data) for name in ("latent", "peak")}
 
 
 def _their_auroc(setting: Setting, width: int, data: DefectDataModule) -> float:
@@ -162,10 +163,12 @@ def table(result: dict[str, Any]) -> Table | str:
     shown = Table(
         title=f"GANomaly's training step in images/s, {result['size']}x{result['size']}, fp32",
         title_justify="left",
-        caption=f"Medians of interleaved repeats; AUROC on the test images after {result['epochs']} epochs, one seed.",
+        caption=f"Medians of interleaved repeats. AUROC on the test images after {result['epochs']} epochs, one seed: "
+        "here by the latents and by the map's peak, on standardised images; anomalib's by its latents, on images as it "
+        "wants them.",
         caption_justify="left",
     )
-    for column in ("width", "here", "anomalib", "ratio", "CPU time", "AUROC here", "anomalib"):
+    for column in ("width", "here", "anomalib", "ratio", "CPU time", "AUROC latent", "peak", "anomalib"):
         shown.add_column(column, justify="left" if column == "width" else "right")
     for name, row in result["widths"].items():
         speeds = {side: median(values) for side, values in row["images_per_second"].items()}
@@ -174,6 +177,6 @@ def table(result: dict[str, Any]) -> Table | str:
             *(f"{speeds[side]:.1f}" for side in ("ours", "anomalib")),
             f"{row['ratio']:.3f}",
             f"{row['cpu_time_ratio']:.3f}",
-            *(f"{row['image_auroc'][side]:.3f}" for side in ("ours", "anomalib")),
+            *(f"{row['image_auroc'][name]:.3f}" for name in ("latent", "peak", "anomalib")),
         )
     return shown
