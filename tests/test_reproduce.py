@@ -138,7 +138,8 @@ def test_killed_three_times_it_ends_with_the_same_table_and_runs_nothing_twice(t
     command = [sys.executable, "-m", "anomaly_lab", "reproduce", "dpae/fig6", *TINY, "trainer.max_epochs=3"]
 
     def start(where):
-        return subprocess.Popen([*command, f"runs_dir={where}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([*command, f"runs_dir={where}"], **options)
 
     def finished(where):
         paths = where.glob("*/*/*/metrics.json")
