@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anomaly_lab.config import given_value
 from anomaly_lab.errors import ConfigError, RunError
 from anomaly_lab.metrics.image import bootstrap_aurocs, missing_class
 from anomaly_lab.metrics.scores import ScoreTable
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     found = compare(a, b)
     Console().print(comparison(found))
     if "output" in options:
-        write(found, Path(options["output"].strip("'")))
+        write(found, Path(given_value(f"output={options['output']}")))
     return 0
 
 

@@ -140,6 +140,13 @@ def with_plain_paths(arguments: Sequence[str]) -> list[str]:
     return texts
 
 
+def given_value(text: str) -> str:
+    """The value of an override `key=value` as Hydra reads it: without the quotes of `plain_path`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return str(OverridesParser.create().parse_override(text).value())
+
+
 def plain_path(value: str) -> str:
     """A path in quotes, unless Hydra takes it for itself as it is; a name alone may look like a number."""
     value = str(Path(value).expanduser()) if value.partition("/")[0] == "~" else value

@@ -83,6 +83,9 @@ class Experiment(BaseModel):
             count = len(self.axis(axis))
             if count != 1 and axis not in named:
                 raise ValueError(f"{axis} has {count} entries and stands in neither rows nor columns")
+        for name, overrides in self.methods.items():
+            if not any(text.startswith("model=") for text in overrides):
+                raise ValueError(f"the method {name} names no model=...")
         rows, columns = {", ".join(row.values()): row for row in self.row_places()}, self.places(self.columns)
         for source, lines in self.printed.items():
             for name, values in lines.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_lab.config import Config, check_values, compose
+from anomaly_lab.config import Config, check_values, compose, conf_dir
 from anomaly_lab.data.plan import DataPlan, make_plan
 from anomaly_lab.errors import ConfigError, DataError
-from anomaly_lab.metrics.scores import ScoreTable
+from anomaly_lab.metrics.scores import PIXEL_COUNTS, ScoreTable
 from anomaly_lab.runs import Run
 
 log = logging.getLogger("anomaly_lab")
@@ -23,6 +24,8 @@ log = logging.getLogger("anomaly_lab")
 _OWN = ("name", "maps", "pixel_threshold")
 _MAPS = (".npy", ".tiff", ".tif", ".png")
 _LISTED = 3  # paths in an error
+_PRIMARY = "imported"  # how the score that counts is named
+_NO_SCORES = ("path", "score", "index", "label", "defect", "group", _PRIMARY, *PIXEL_COUNTS)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,7 +48,10 @@ def main(arguments: Sequence[str]) -> int:
         except ValueError:
             raise ConfigError(f"pixel_threshold={own['pixel_threshold']} has to be a number.") from None
     maps = Path(own["maps"]) if "maps" in own else None
-    run = import_run(Path(files[0]), own["name"], compose("train", overrides), maps, threshold)
+    config = compose("train", overrides)
+    if not any(text.startswith("seed=") for text in overrides):
+        config["seed"] = config["dataset"]["split_seed"]  # as in the papers' tables
+    run = import_run(Path(files[0]), own["name"], config, maps, threshold)
     content = run.read()
     Console().print(result_table(content["metrics"], content["reasons"], title="/".join(run.path.parts[-3:])))
     log.info("Run directory: %s", run.path)
@@ -72,6 +78,8 @@ def import_run(
     """
     if not name.replace("_", "").replace("-", "").isalnum():
         raise ConfigError(f"name={name!r} has to be of letters, digits, - and _: it names a folder.")
+    if (conf_dir() / f"model/{name}.yaml").exists():
+        raise ConfigError(f"name={name} is a method here: take another name for what was made elsewhere.")
     check_values(config)
     plan = make_plan(config["dataset"], tuple(config["allow"]))
     rows, names = _read(file)
@@ -82,7 +90,11 @@ def import_run(
     run = Run.of(config, plan)
     with run.lock():
         run.start(config, plan)
-        results = _scored(run, plan, tables, pixels, config["val_quantile"])
+        try:
+            results = _scored(run, plan, tables, pixels, config["val_quantile"])
+        except Exception as error:
+            run.fail(config, plan, error, traceback.format_exc())
+            raise
         run.finish(config, plan, results | {"imported": True})
     return run
 
@@ -120,7 +132,7 @@ def _read(file: Path) -> tuple[dict[str, list[float]], list[str]]:
         raise DataError(f"{file} cannot be read as CSV: {error}") from None
     if missing := [name for name in ("path", "score") if name not in header]:
         raise DataError(f"{file} has no column {' and '.join(missing)}; its columns are {', '.join(header) or 'none'}.")
-    names = [name for name in header if name not in ("path", "score", "index", "label", "defect", "group") and name]
+    names = [name for name in header if name and name not in _NO_SCORES]
     names = [name for name in names if all(_number(row[name]) is not None for row in content)]
     rows: dict[str, list[float]] = {}
     for line, row in enumerate(content, start=2):
@@ -166,8 +178,8 @@ def _table(plan: DataPlan, part: str, rows: Mapping[str, list[float]], names: Se
         label=np.array([int(bool(record.label)) for record in records]),
         defect=[record.defect for record in records],
         group=[record.part_of for record in records],
-        scores={name: matrix[:, column] for column, name in enumerate(("imported", *names))},
-        primary="imported",
+        scores={name: matrix[:, column] for column, name in enumerate((_PRIMARY, *names))},
+        primary=_PRIMARY,
     )
 
 
@@ -189,7 +201,9 @@ def _pixels(plan: DataPlan, maps: Path, threshold: float | None) -> tuple[dict[s
     from anomaly_lab.metrics.pixel import pixel_metrics
     from anomaly_lab.metrics.pixel_tally import PixelTally
 
-    store = ImageStore(plan.dataset.root, plan.load.image_size, plan.load.resize, plan.load.max_value)
+    if plan.load.resize != "squash":
+        raise ConfigError(f"dataset.resize={plan.load.resize}: maps are of whole images, which squash keeps whole.")
+    store = ImageStore(plan.dataset.root, plan.full_size, plan.load.resize, plan.load.max_value)
     tally = PixelTally(threshold)
     for record in plan.split.lists["test"]:
         mask = store.load(record)[1]

@@ -6,11 +6,13 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from anomaly_lab.config import given_value
 from anomaly_lab.errors import ConfigError, RunError, nearest
 from anomaly_lab.reporting.run_list import Entry, run_list, sweep_list
-from anomaly_lab.runs import Run, is_held
+from anomaly_lab.runs import Run, RunBusyError, is_held
 
 log = logging.getLogger("anomaly_lab")
 
@@ -48,7 +50,7 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
         key, found, value = text.partition("=")
         if not found or key not in _OPTIONS:
             raise ConfigError(f"runs has no option {text!r}. {nearest(key, _OPTIONS)}")
-        asked[key] = value.strip("'")
+        asked[key] = given_value(text) if key == "runs_dir" else value
     for key, known in (("status", _STATUSES), ("clean", _CLEANABLE)):
         if key in asked and asked[key] not in known:
             raise ConfigError(f"{key}={asked[key]} is unknown. {nearest(asked[key], known)}")
@@ -64,7 +66,11 @@ def find(runs_dir: Path) -> Iterator[Entry]:
         except RunError:
             content, status = {}, "unreadable"
         # whoever looks whether a run is finished touches its lock
-        files = [file.stat() for file in run.path.rglob("*") if file.is_file() and file.name != ".lock"]
+        files = []
+        for file in run.path.rglob("*"):
+            with suppress(FileNotFoundError):  # a temporary one, whose writer has just renamed it
+                if file.is_file() and file.name != ".lock":
+                    files.append(file.stat())
         changed = max((file.st_mtime for file in files), default=0.0)
         yield Entry(run, status, changed, sum(file.st_size for file in files), content)
 
@@ -83,12 +89,24 @@ def clean(entries: Sequence[Entry], status: str) -> int:
     """Delete the runs of a status that nobody works on; says which, and what space that gives back."""
     freed = 0
     for entry in entries:
-        if entry.status == status and not entry.run.is_locked():
-            shutil.rmtree(entry.run.path)
-            freed += entry.size
-            log.info("deleted %s", entry.run.path)
+        if entry.status != status:
+            continue
+        with suppress(RunBusyError), entry.run.lock():
+            if _is_still(entry.run, status):
+                shutil.rmtree(entry.run.path)
+                freed += entry.size
+                log.info("deleted %s", entry.run.path)
     log.info("%.1f MiB given back.", freed / 2**20)
     return 0
+
+
+def _is_still(run: Run, status: str) -> bool:
+    """Whether a run that is held here has the status yet: what is running and held by nobody else was interrupted."""
+    try:
+        now = run.read().get("status")
+    except RunError:
+        now = "unreadable"
+    return now == ("running" if status == "interrupted" else status)
 
 
 def at_work(runs_dir: Path) -> list[tuple[str, str]]:

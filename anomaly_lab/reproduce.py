@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from anomaly_lab.config import compose
+from anomaly_lab.config import compose, given_value
+from anomaly_lab.data.few_labelled import NothingToLabelError
 from anomaly_lab.data.plan import DataPlan
-from anomaly_lab.errors import ConfigError, LabError, nearest
+from anomaly_lab.errors import ConfigError, DataError, LabError, RunError, nearest
 from anomaly_lab.experiment import Experiment, load, load_settings, names
 from anomaly_lab.jobs import prepare
 from anomaly_lab.runs import Run
@@ -69,7 +71,9 @@ class Needed:
     @property
     def is_finished(self) -> bool:
         """Whether its numbers are there."""
-        return self.run is not None and self.run.status() == "finished"
+        with suppress(RunError):  # a damaged one is run again
+            return self.run is not None and self.run.status() == "finished"
+        return False
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,10 +86,16 @@ def main(arguments: Sequence[str]) -> int:
     if asked.is_dry:
         _show_plan(asked.experiment, needed, runs_dir)
         return 0
-    missing = [one for one in needed if one.run is not None and not one.is_finished]
+    forced = "force=true" in asked.overrides
+    missing = [one for one in needed if one.run is not None and (forced or not one.is_finished)]
+    folder = asked.output or runs_dir / "tables" / asked.experiment.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output={folder} cannot be a folder ({error.strerror}).") from None
     if asked.experiment.needs_runs:
         run_jobs([one.overrides for one in missing], runs_dir, asked.launcher)
-    _show(asked, needed, asked.output or runs_dir / "tables" / asked.experiment.name)
+    _show(asked, needed, folder)
     return int(asked.experiment.needs_runs and any(not one.is_finished for one in missing))
 
 
@@ -124,7 +134,7 @@ def parse(arguments: Sequence[str]) -> Request:
         settings,
         " ".join(text for text in arguments if _key(text) not in ("output", "runs_dir") and text not in flags),
         launcher,
-        Path(own["output"].strip("'")) if "output" in own else None,
+        Path(given_value(f"output={own['output']}")) if "output" in own else None,
         bool(flags),
     )
 
@@ -146,7 +156,13 @@ def _narrowed(experiment: Experiment, overrides: Sequence[str]) -> tuple[Experim
                 raise ConfigError(f"{experiment.name} has no {texts[0]}: {', '.join(known)}.")
             update[axis] = fitting or {"-".join(text.partition("=")[2] for text in texts): tuple(texts)}
     rest = [text for text in overrides if not any(text in texts for texts in chosen.values())]
-    return experiment.narrowed(update), rest
+    narrowed = experiment.narrowed(update)
+    for entries in (narrowed.datasets, narrowed.methods):
+        for text in rest:
+            held = [next((own for own in of if _key(own) == _key(text)), None) for of in entries.values()]
+            if len(set(held)) > 1:
+                raise ConfigError(f"{text}: {experiment.name} varies it itself, so all its rows would be the same.")
+    return narrowed, rest
 
 
 def plan(asked: Request) -> Iterator[Needed]:
@@ -160,9 +176,11 @@ def plan(asked: Request) -> Iterator[Needed]:
                 overrides = _last_of_each(*small, *of_dataset, *of_method, *asked.overrides, *seeds)
                 try:
                     job = prepare(compose("train", overrides), overrides)
-                except LabError as error:
+                except (DataError, NothingToLabelError) as error:
                     yield Needed(dataset, method, seed, overrides, gap=str(error))
                     continue
+                except LabError as error:  # a mistake of the command or of the definition, no gap
+                    raise ConfigError(f"{method} on {dataset}: {error}") from None
                 kept = job.plan if seed == 0 else None
                 of_split = counts(job.plan)
                 yield Needed(
@@ -220,8 +238,10 @@ def _seconds(runs_dir: Path) -> dict[tuple[str, ...], float]:
     """Mean seconds of finished runs, by (dataset, model) and by (model,)."""
     took: dict[tuple[str, ...], list[float]] = {}
     for path in runs_dir.glob("*/*/*/metrics.json"):
-        content = Run(path.parent).read()
-        if content["status"] == "finished":
+        with suppress(RunError):
+            content = Run(path.parent).read()
+            if content["status"] != "finished" or content.get("imported"):
+                continue
             seconds = sum(value for name, value in content["seconds"].items() if name != "per_image")
             for key in (path.parts[-4:-2], path.parts[-3:-2]):
                 took.setdefault(key, []).append(seconds)
@@ -249,7 +269,8 @@ def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
             content = one.run.read()
             values.setdefault(where, {})[one.seed] = {**one.counts, **content["metrics"], **_time(content)}
             runs.setdefault(where, []).append(one.run)
-            commits.add(str(content.get("git_sha"))[:7])
+            sha, _, dirty = str(content.get("git_sha") or "unknown").partition("-")
+            commits.add(sha[:7] + (f"-{dirty}" if dirty else ""))
         elif asked.experiment.needs_runs:
             gaps[where] = f"{one.run.path}: {one.run.read().get('cause') or one.run.status()}"
         else:
@@ -257,20 +278,27 @@ def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
     experiment = asked.experiment
     if experiment.needs_runs:
         for one, run in _imported(needed):
-            name = f"{run.path.parts[-2]} (imported)"
+            name = run.path.parts[-2] + reproduction.IMPORTED
             values.setdefault((one.dataset, name), {})[one.seed] = {**one.counts, **run.read()["metrics"]}
             runs.setdefault((one.dataset, name), []).append(run)
-            experiment = experiment.narrowed({"methods": {name: (), **experiment.methods}})
+            experiment = experiment.narrowed({"methods": {**experiment.methods, name: ()}})
     found = reproduction.Reproduction(experiment, values, gaps, asked.about, tuple(sorted(commits)))
     Console().print(reproduction.terminal(found))
+    if not values:
+        log.info("There is nothing to write.")
+        return
     written = reproduction.write(found, folder)
     plans = {one.dataset: one.plan for one in needed if one.plan is not None}
     figure = draw(found, runs, plans)
     for path in (folder / f"figure.{ending}" for ending in ("png", "svg", "pdf")):
-        path.unlink(missing_ok=True)  # of a table that had more
-        if figure is not None:
+        if figure is None:
+            path.unlink(missing_ok=True)  # of a table that had more
+            continue
+        try:
             figure.savefig(path, dpi=DPI)
-            written.append(path)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error.strerror}.") from None
+        written.append(path)
     for path in written:
         log.info("%s", path)
 
@@ -282,9 +310,11 @@ def _imported(needed: Sequence[Needed]) -> Iterator[tuple[Needed, Run]]:
         assert one.run is not None
         for path in sorted(one.run.path.parent.parent.glob("*/*/metrics.json")):
             run = Run(path.parent)
-            content = run.read()
-            if content.get("imported") and content.get("data_sha256") == one.data:
-                yield one, run
+            with suppress(RunError):
+                content = run.read()
+                is_same = content.get("data_sha256") == one.data and content.get("seed") == one.seed
+                if content.get("imported") and content["status"] == "finished" and is_same:
+                    yield one, run
 
 
 def _time(content: Mapping[str, Any]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -238,10 +239,14 @@ def hold(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error}. Choose another runs_dir.") from None
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunBusyError(f"{folder} is being worked on by another process.") from None
+        for patience in (0.01, 0.05, 0.2, None):  # somebody may just be looking
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if patience is None:
+                    raise RunBusyError(f"{folder} is being worked on by another process.") from None
+                time.sleep(patience)
         yield
 
 

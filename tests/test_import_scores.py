@@ -147,3 +147,18 @@ def test_an_imported_run_stands_in_the_papers_table(tmp_path, capsys):
     assert "colleague (imported)" in shown
     table = rows_of(tmp_path / "tables/dpae/table4/table.csv")
     assert next(row for row in table if row["method"] == "colleague (imported)" and row["metric"] == "AUC")["mean"]
+
+
+def test_a_runs_own_table_comes_in_and_no_column_stands_in_for_the_score(finished, tiny, tmp_path):
+    rows = rows_of(finished / "scores.csv")
+    own = write(tmp_path / "own.csv", [{**row, "imported": -float(row["score"])} for row in rows])
+    metrics = import_run(own, "copy", compose("train", dataset_of(tiny))).read()["metrics"]
+    ours = json.loads((finished / "metrics.json").read_text())["metrics"]
+    assert metrics["image_auroc"] == pytest.approx(ours["image_auroc"])
+    with pytest.raises(ConfigError, match="name=dpae is a method here"):
+        import_run(own, "dpae", compose("train", dataset_of(tiny)))
+
+
+def test_maps_are_not_taken_where_images_are_not_whole(tiny, theirs, tmp_path):
+    with pytest.raises(ConfigError, match=r"dataset\.resize=pad"):
+        import_run(theirs, "other", compose("train", [*dataset_of(tiny), "dataset.resize=pad"]), tmp_path)

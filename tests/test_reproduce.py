@@ -164,3 +164,34 @@ def test_killed_three_times_it_ends_with_the_same_table_and_runs_nothing_twice(t
     tables = [rows_of(where / "tables/dpae/fig6/table.csv") for where in (whole, killed)]
     assert tables[0] == tables[1]
     assert all(row["mean"] for row in tables[0] if not row["method"].startswith("floor"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["dpae/table4", "dataset=syntetic"], "'synthetic'"),
+        (["dpae/table4", "dataset=synthetic", "dataset.imge_size=16"], "image_size"),
+        (["dpae/table4", "dataset=synthetic", "model.samplse=3"], "samplse"),
+        (["dpae/table4", "dataset=synthetic", "trainer.max_epochs=-1"], "trainer.max_epochs"),
+        (["dpae/fig6", "dataset=synthetic", "model.latent_dim=4"], "varies it itself"),
+        (["dpae/table6", *TINY, "output=/dev/null"], "output=/dev/null"),
+    ],
+)
+def test_a_mistake_is_no_gap(arguments, told, tmp_path, capsys):
+    assert main(["reproduce", *arguments, f"runs_dir={tmp_path}"]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.md"))
+
+
+def test_a_damaged_run_is_made_again_and_others_do_not_matter(tmp_path):
+    asked = ["reproduce", "dpae/table6", *TINY, f"runs_dir={tmp_path}"]
+    assert main(asked) == 0
+    (run,) = tmp_path.glob("synthetic/dpae/*")
+    stray = tmp_path / "synthetic/xx/aaaaaaaa-s0"
+    stray.mkdir(parents=True)
+    (stray / "metrics.json").write_text("{")
+    before = (run / "metrics.json").stat().st_mtime_ns
+    assert main(asked) == 0
+    assert (run / "metrics.json").stat().st_mtime_ns == before
+    assert main([*asked, "force=true"]) == 0
+    assert (run / "metrics.json").stat().st_mtime_ns > before

@@ -16,6 +16,7 @@ CLOSE = 0.03  # to each side of the mean: an interval up to here is narrow enoug
 PAIRS = 6  # under which no p-value is given: the least possible one of five pairs is 2 / 2**5 > 0.05
 _EXACT = 14  # pairs up to which all sign flips are tried
 _RESAMPLES = 20_000
+_DUST = 1e-9  # what floating point leaves of the mean of equal values
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,6 @@ def verdict(found: Spread | None, printed: float | None, *, close: float = CLOSE
     if found.interval is None:
         return "undecided"
     low, high = found.interval
-    if not low <= printed <= high:
+    if not low - _DUST <= printed <= high + _DUST:
         return "different"
-    return "reproduced" if (high - low) / 2 <= close else "undecided"
+    return "reproduced" if (high - low) / 2 <= close + _DUST else "undecided"

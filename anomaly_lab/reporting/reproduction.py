@@ -30,6 +30,8 @@ FLOORS = (
     ("pixel_mae", "floor: nothing marked", "floor_empty_mae"),
 )
 
+IMPORTED = " (imported)"  # the end of the name of another tool's method
+
 
 @dataclass(frozen=True)
 class Reproduction:
@@ -84,8 +86,10 @@ class Reproduction:
         return verdicts
 
     def differences(self) -> Iterator[tuple[Cell, str, Difference]]:
-        """The last method less each other one, on the seeds that both have: (cell of the other, last, difference)."""
-        *others, last = self.experiment.methods
+        """The table's last method less each other one, on the seeds that both have: (cell of the other, last, it)."""
+        own = [name for name in self.experiment.methods if not name.endswith(IMPORTED)]
+        last = own[-1]
+        others = [name for name in self.experiment.methods if name != last]
         for dataset in self.experiment.datasets:
             for metric, name in self.experiment.metrics.items():
                 if is_of_split(name):
@@ -227,7 +231,7 @@ def notes(found: Reproduction) -> list[str]:
             ]
     reasons: dict[str, list[str]] = {}
     for (dataset, method), reason in found.gaps.items():
-        reasons.setdefault(reason, []).append(f"{dataset} / {method}")
+        reasons.setdefault(" ".join(reason.split()), []).append(f"{dataset} / {method}")
     lines += [f"Not run: {_listed(where)}: {reason}" for reason, where in reasons.items()]
     lines += _contradictions(experiment)
     lines += experiment.notes
@@ -317,10 +321,11 @@ def write(found: Reproduction, folder: Path) -> list[Path]:
     }
     written = []
     for name, content in contents.items():
-        (folder / name).unlink(missing_ok=True)
         if content:
             write_text(folder / name, content)
             written.append(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
     return written
 
 
@@ -383,8 +388,8 @@ def _latex(found: Reproduction) -> str:
 
 
 def _escaped(text: str) -> str:
-    for sign in "&%$#_{}":
-        text = text.replace(sign, f"\\{sign}")
+    named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    text = "".join(named.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in text)
     return text.replace("±", r"$\pm$").replace(MISSING, "--")
 
 

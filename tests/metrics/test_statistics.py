@@ -99,6 +99,11 @@ def test_the_verdict_is_the_intervals(low, high, printed, expected):
     assert verdict(Spread(3, (low + high) / 2, 0.01, (low, high)), printed) == expected
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 0.83, 0.92])
+def test_equal_values_reproduce_themselves(value):
+    assert verdict(spread([value] * 20), value) == "reproduced"
+
+
 def test_the_verdict_without_runs_or_without_a_printed_value():
     assert verdict(None, 0.91) == "not run"
     assert verdict(None, None) is None
