@@ -49,6 +49,8 @@ cores finish if wanted; the same command again runs only what is missing or fail
   anomaly-lab reproduce dpae/fig6 dataset=mt seeds=3 settings=small
 What it would run, what of it is there, and how long the rest takes:
   anomaly-lab reproduce dpae/table4 --dry-run
+Names: dpae/table2..6, dpae/fig4..7, ae_unet/table1..4, tableA1, tableA2, fig4..6, or a YAML file of your own. Options:
+  seeds=N  dataset=NAME  model=NAME  settings=small|tiny|FILE.yaml  output=DIR  hydra/launcher=joblib  those of train
 """,
     "compare": """\
 Options, versions and split that differ, the scores of the test images that both have, and which changed sides:
@@ -60,6 +62,7 @@ Scores of another tool, to stand in the same tables: a CSV with the columns path
 (its test images are listed in any run's scores.csv), and a folder with a map for each if there are some:
   anomaly-lab import scores.csv name=patchcore dataset=mt dataset.split_seed=0 seed=0
   anomaly-lab import scores.csv name=patchcore dataset=mt maps=DIR pixel_threshold=0.5
+Rows for val's normal images give the threshold to deploy. `reproduce` shows it beside the methods of the same split.
 """,
     "runs": """\
 All runs below ./runs or another folder, or some of them, and how far the sweeps are that other terminals work on:
@@ -92,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: there is no verb {verb!r}. {nearest(verb, VERBS)}", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(rest):
-        print(f"anomaly-lab {verb} [key=value ...]: {VERBS[verb]}\n\n{_EXAMPLES[verb]}")
+        what = {"reproduce": " NAME", "compare": " RUN_A RUN_B", "import": " FILE.csv"}.get(verb, "")
+        print(f"anomaly-lab {verb}{what} [key=value ...]: {VERBS[verb]}\n\n{_EXAMPLES[verb]}")
         return 0
     share_cores()
     log_to_console()

@@ -28,7 +28,9 @@ def main(arguments: Sequence[str]) -> int:
 
     runs = [text.removeprefix("run=").strip("'") for text in arguments if "=" not in text or text.startswith("run=")]
     options = {key: value for key, _, value in (text.partition("=") for text in arguments) if value and key != "run"}
-    if len(runs) != 2 or options.keys() - {"output"}:
+    if unknown := sorted(options.keys() - {"output"}):
+        raise ConfigError(f"compare has no option {unknown[0]}: it takes two run directories, and output=FILE.csv.")
+    if len(runs) != 2:
         raise ConfigError("compare takes two run directories, and output=FILE.csv for all images: compare RUN_A RUN_B.")
     a, b = (Run(Path(path)) for path in runs)
     found = compare(a, b)

@@ -37,9 +37,9 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
     Raises:
         RunError: if the run is not finished, or the images are no longer those it was tested on.
     """
-    config = _config(run, asked)
     if run.read().get("imported"):
         raise RunError(f"{run.path} was imported: it has scores, and no model to score with.")
+    config = _config(run, asked)
     if run.status() != "finished":
         raise RunError(f"{run.path} is {run.status()}, not finished: run its `train` command again first.")
     plan = _plan(run, config)

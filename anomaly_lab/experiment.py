@@ -101,6 +101,8 @@ class Experiment(BaseModel):
     def narrowed(self, axes: dict[str, dict[str, tuple[str, ...]]]) -> Experiment:
         """The same table of fewer datasets or methods, or of others; values stay with their names."""
         narrower = self.model_copy(update=axes | ({"mean": None} if "datasets" in axes else {}))
+        if not narrower.datasets.keys() & self.datasets.keys():  # what is said of the paper's own says nothing here
+            narrower = narrower.model_copy(update={"notes": ()})
         named = {*narrower.rows, *narrower.columns}
         hidden = tuple(axis for axis in AXES if axis not in named and len(narrower.axis(axis)) > 1)
         return narrower.model_copy(update={"rows": (*narrower.rows, *hidden)})

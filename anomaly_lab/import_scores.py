@@ -114,6 +114,10 @@ def _scored(
 
     about = describe_split(plan, run.splits)
     metrics, reasons = image_metrics(tables["test"], val=tables.get("val"), tune=tables.get("tune"), quantile=quantile)
+    if "val" not in tables and plan.split.lists.get("val"):
+        reasons["threshold"] = reasons["threshold_interval"] = (
+            "the file has no scores for val's held-out normal images, which are listed in split.json"
+        )
     metrics, reasons = metrics | pixels[0] | about["metrics"], reasons | pixels[1] | about["reasons"]
     tables["test"].to_csv(run.scores_file)
     write_json(run.leakage_file, about["leakage"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from anomaly_lab.config import compose, given_value
+from anomaly_lab.config import Config, compose, given_value, hash_basis, hash_of
 from anomaly_lab.data.few_labelled import NothingToLabelError
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.errors import ConfigError, DataError, LabError, RunError, nearest
@@ -32,6 +33,7 @@ class Request:
         overrides: of every run.
         settings: overrides by model.
         about: what was asked for, in words.
+        place: of the table below `runs_dir/tables`: its name, with what was chosen of it.
         launcher: Hydra's options.
         output: where the table goes; None: below `runs_dir`.
         is_dry: only say what would be done.
@@ -41,6 +43,7 @@ class Request:
     overrides: tuple[str, ...]
     settings: Mapping[str, tuple[str, ...]]
     about: str
+    place: str
     launcher: tuple[str, ...]
     output: Path | None
     is_dry: bool
@@ -55,6 +58,7 @@ class Needed:
         gap: why it cannot be made.
         counts: metrics of its split.
         data: hash of its split.
+        kind: hash of its options, but for seed and split: runs of one kind take equally long.
         plan: its split; kept for the first seed only.
     """
 
@@ -66,6 +70,7 @@ class Needed:
     gap: str | None = None
     counts: Mapping[str, float] = field(default_factory=dict)
     data: str = ""
+    kind: str = ""
     plan: DataPlan | None = None
 
     @property
@@ -88,13 +93,14 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     forced = "force=true" in asked.overrides
     missing = [one for one in needed if one.run is not None and (forced or not one.is_finished)]
-    folder = asked.output or runs_dir / "tables" / asked.experiment.name
+    folder = asked.output or runs_dir / "tables" / asked.place
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output={folder} cannot be a folder ({error.strerror}).") from None
     if asked.experiment.needs_runs:
-        run_jobs([one.overrides for one in missing], runs_dir, asked.launcher)
+        names = [f"{one.method} on {one.dataset}, seed {one.seed}" for one in missing]
+        run_jobs([one.overrides for one in missing], runs_dir, asked.launcher, names)
     _show(asked, needed, folder)
     return int(asked.experiment.needs_runs and any(not one.is_finished for one in missing))
 
@@ -127,12 +133,15 @@ def parse(arguments: Sequence[str]) -> Request:
             raise ConfigError(f"seeds={own['seeds']} has to be a whole number of at least 1.")
         experiment = experiment.model_copy(update={"seeds": int(own["seeds"])})
     settings = load_settings(own["settings"]) if "settings" in own else {}
+    values = {_key(text): Path(given_value(text)).stem for text in arguments if "=" in text and text[0] not in "~+-"}
+    chosen = [values[key] for key in ("dataset", "dataset.category", "model", "settings") if key in values]
     compose("train", [text for text in overrides if _key(text).split(".")[0] not in ("model", "dataset")])
     return Request(
         experiment,
         tuple(overrides),
         settings,
         " ".join(text for text in arguments if _key(text) not in ("output", "runs_dir") and text not in flags),
+        "-".join([experiment.name, *chosen]),
         launcher,
         Path(given_value(f"output={own['output']}")) if "output" in own else None,
         bool(flags),
@@ -171,11 +180,16 @@ def plan(asked: Request) -> Iterator[Needed]:
         for method, of_method in asked.experiment.methods.items():
             model = next(text.partition("=")[2] for text in of_method if _key(text) == "model")
             small = (*asked.settings.get("all", ()), *asked.settings.get(model, ()), *asked.experiment.options)
+            given = (*small, *of_dataset, *of_method, *asked.overrides)
+            composed: Config | None = None
             for seed in range(asked.experiment.seeds):
-                seeds = (f"seed={seed}", f"dataset.split_seed={seed}")
-                overrides = _last_of_each(*small, *of_dataset, *of_method, *asked.overrides, *seeds)
+                overrides = _last_of_each(*given, f"seed={seed}", f"dataset.split_seed={seed}")
                 try:
-                    job = prepare(compose("train", overrides), overrides)
+                    if composed is None:  # once for all seeds: it takes longer than all else here
+                        composed = compose("train", overrides)
+                    config = copy.deepcopy(composed)
+                    config["seed"] = config["dataset"]["split_seed"] = seed
+                    job = prepare(config, overrides)
                 except (DataError, NothingToLabelError) as error:
                     yield Needed(dataset, method, seed, overrides, gap=str(error))
                     continue
@@ -183,9 +197,8 @@ def plan(asked: Request) -> Iterator[Needed]:
                     raise ConfigError(f"{method} on {dataset}: {error}") from None
                 kept = job.plan if seed == 0 else None
                 of_split = counts(job.plan)
-                yield Needed(
-                    dataset, method, seed, overrides, job.run, counts=of_split, data=job.plan.sha256, plan=kept
-                )
+                kind, data = _kind(job.config), job.plan.sha256
+                yield Needed(dataset, method, seed, overrides, job.run, None, of_split, data, kind, kept)
 
 
 def counts(plan: DataPlan) -> dict[str, float]:
@@ -228,23 +241,24 @@ def _show_plan(experiment: Experiment, needed: Sequence[Needed], runs_dir: Path)
             jobs = [one for one in needed if (one.dataset, one.method) == (dataset, method)]
             gap = next((one.gap for one in jobs if one.gap), None)
             done = sum(one.is_finished for one in jobs)
-            run = jobs[0].run
-            each = None if run is None else took.get(run.path.parts[-3:-1]) or took.get(run.path.parts[-2:-1])
-            rows.append((dataset, method, len(jobs), done, each, gap))
+            rows.append((dataset, method, len(jobs), done, took.get(jobs[0].kind), gap))
     Console().print(plan_table(experiment, rows))
 
 
-def _seconds(runs_dir: Path) -> dict[tuple[str, ...], float]:
-    """Mean seconds of finished runs, by (dataset, model) and by (model,)."""
-    took: dict[tuple[str, ...], list[float]] = {}
+def _kind(config: Config) -> str:
+    return hash_of(hash_basis(config, ""))
+
+
+def _seconds(runs_dir: Path) -> dict[str, float]:
+    """Mean seconds of finished runs by their kind."""
+    took: dict[str, list[float]] = {}
     for path in runs_dir.glob("*/*/*/metrics.json"):
         with suppress(RunError):
             content = Run(path.parent).read()
             if content["status"] != "finished" or content.get("imported"):
                 continue
             seconds = sum(value for name, value in content["seconds"].items() if name != "per_image")
-            for key in (path.parts[-4:-2], path.parts[-3:-2]):
-                took.setdefault(key, []).append(seconds)
+            took.setdefault(_kind(Run(path.parent).config()), []).append(seconds)
     return {key: mean(values) for key, values in took.items()}
 
 
@@ -282,13 +296,16 @@ def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
             values.setdefault((one.dataset, name), {})[one.seed] = {**one.counts, **run.read()["metrics"]}
             runs.setdefault((one.dataset, name), []).append(run)
             experiment = experiment.narrowed({"methods": {**experiment.methods, name: ()}})
-    found = reproduction.Reproduction(experiment, values, gaps, asked.about, tuple(sorted(commits)))
+    plans = {one.dataset: one.plan for one in needed if one.plan is not None}
+    told = [f"Splits: {', '.join(f'{name} {of.split.options.split}' for name, of in plans.items())}."] if plans else []
+    if experiment.needs_runs and (asked.settings or asked.overrides):
+        told.append("Not at the paper's settings: what was changed is in the command below, and verdicts are of that.")
+    found = reproduction.Reproduction(experiment, values, gaps, asked.about, tuple(sorted(commits)), tuple(told))
     Console().print(reproduction.terminal(found))
     if not values:
         log.info("There is nothing to write.")
         return
     written = reproduction.write(found, folder)
-    plans = {one.dataset: one.plan for one in needed if one.plan is not None}
     figure = draw(found, runs, plans)
     for path in (folder / f"figure.{ending}" for ending in ("png", "svg", "pdf")):
         if figure is None:

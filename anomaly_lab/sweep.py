@@ -57,11 +57,13 @@ def multirun(overrides: Sequence[str], count: int, runs_dir: Path) -> list[Outco
     return _outcomes(folder)
 
 
-def run_jobs(jobs: Sequence[Sequence[str]], runs_dir: Path, launcher: Sequence[str] = ()) -> list[Outcome]:
-    """Jobs of which each has its own overrides, as far as they came; `launcher` are Hydra's options."""
+def run_jobs(
+    jobs: Sequence[Sequence[str]], runs_dir: Path, launcher: Sequence[str], names: Sequence[str]
+) -> list[Outcome]:
+    """Jobs of which each has its own overrides and a name, as far as they came; `launcher` are Hydra's options."""
     if not jobs:
         return []
-    folder = _new_folder(runs_dir, len(jobs), jobs=[list(overrides) for overrides in jobs])
+    folder = _new_folder(runs_dir, len(jobs), jobs=[list(overrides) for overrides in jobs], names=list(names))
     numbers = ",".join(map(str, range(len(jobs))))
     options = [f"list={plain_path(str((folder / _JOBS).absolute()))}", f"number={numbers}"]
     with hold(folder):
@@ -94,10 +96,12 @@ def _job(composed: Any) -> None:
         one_of_many(hydra.job.num)
     folder = Path(hydra.sweep.dir)
     if "list" in composed:
-        overrides = json.loads(Path(composed.list).read_text(encoding="utf-8"))["jobs"][composed.number]
+        listed = json.loads(Path(composed.list).read_text(encoding="utf-8"))
+        overrides, name = listed["jobs"][composed.number], listed["names"][composed.number]
     else:
         overrides = [text for text in hydra.overrides.task if not text.startswith("hydra.")]
-    log.info("job %s: %s", hydra.job.num, " ".join(overrides))
+        name = " ".join(overrides)
+    log.info("job %s: %s", hydra.job.num, name)
     try:
         while True:
             outcome = run_job(compose("train", overrides) if "list" in composed else resolve(composed), overrides)

@@ -33,7 +33,7 @@ def rows_of(path):
 @pytest.mark.parametrize("name", names())
 def test_every_definition_runs_and_every_cell_is_filled(name, runs, capsys):
     assert main(["reproduce", name, *TINY, f"runs_dir={runs}"]) == 0
-    folder = runs / "tables" / name
+    folder = runs / "tables" / f"{name}-synthetic-tiny"
     experiment = load(name)
     rows = [row for row in rows_of(folder / "table.csv") if not row["method"].startswith("floor: ")]
     assert {row["dataset"] for row in rows} == {"synthetic"}
@@ -56,10 +56,10 @@ def test_a_second_time_nothing_is_run(runs, capsys):
     name = "dpae/table6"
     assert main(["reproduce", name, *TINY, f"runs_dir={runs}"]) == 0
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*/*/*/metrics.json")}
-    table = (runs / "tables" / name / "table.csv").read_bytes()
+    table = (runs / "tables" / f"{name}-synthetic-tiny" / "table.csv").read_bytes()
     assert main(["reproduce", name, *TINY, f"runs_dir={runs}"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert (runs / "tables" / name / "table.csv").read_bytes() == table
+    assert (runs / "tables" / f"{name}-synthetic-tiny" / "table.csv").read_bytes() == table
     capsys.readouterr()
     assert main(["reproduce", name, *TINY, f"runs_dir={runs}", "--dry-run"]) == 0
     assert "Nothing is missing." in capsys.readouterr().out
@@ -90,7 +90,7 @@ def test_a_job_that_fails_is_named_and_the_others_are_shown(tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "Not run: generated / bad" in shown
     assert "model.latent_dim" in shown
-    rows = {row["method"]: row["mean"] for row in rows_of(tmp_path / "runs/tables" / path.stem / "table.csv")}
+    rows = {row["method"]: row["mean"] for row in rows_of(tmp_path / "runs/tables" / f"{path.stem}-tiny" / "table.csv")}
     assert rows["good"] != ""
     assert rows["bad"] == ""
 
@@ -161,7 +161,7 @@ def test_killed_three_times_it_ends_with_the_same_table_and_runs_nothing_twice(t
     assert known, "no kill came after a run was finished"
     assert start(killed).wait() == 0
     assert known.items() <= finished(killed).items()
-    tables = [rows_of(where / "tables/dpae/fig6/table.csv") for where in (whole, killed)]
+    tables = [rows_of(where / "tables/dpae/fig6-synthetic-tiny/table.csv") for where in (whole, killed)]
     assert tables[0] == tables[1]
     assert all(row["mean"] for row in tables[0] if not row["method"].startswith("floor"))
 

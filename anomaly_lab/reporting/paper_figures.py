@@ -96,7 +96,7 @@ def latents_figure(z: npt.NDArray[Any], z_hat: npt.NDArray[Any], label: npt.NDAr
     """t-SNE of z, z_hat and z - z_hat (N, d), normal and defective images told apart by colour and mark."""
     from sklearn.manifold import TSNE
 
-    figure, grid = panels(1, 3, (3.1, 3.1), (0.25, 0.25, 0.8, 0.35), (0.25, 0))
+    figure, grid = panels(1, 3, (3.1, 3.1), (0.25, 0.25, 0.8, 0.45), (0.25, 0))
     named = {"(a) z": z, "(b) z_hat": z_hat, "(c) z - z_hat": z - z_hat}
     for axes, (name, vectors) in zip(grid.flat, named.items(), strict=True):
         perplexity = min(30.0, max(1.0, (len(vectors) - 1) / 3))
@@ -106,7 +106,7 @@ def latents_figure(z: npt.NDArray[Any], z_hat: npt.NDArray[Any], label: npt.NDAr
             axes.scatter(*chosen.T, s=12, c=colour, marker=mark, linewidths=0.9, label=f"{kind} ({len(chosen)})")
         axes.set_title(name, loc="left", y=1, fontsize=10)
         axes.set(xticks=[], yticks=[])
-    grid[0, 2].legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1, frameon=False)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="lower left", ncols=2, fontsize=9, frameon=False)
     set_heading(figure, title)
     return figure
 

@@ -24,7 +24,7 @@ from anomaly_lab.runs import write_text
 # What needs no training, beside the metrics that it is a floor of: (start of the metric's name, name, floor's metric)
 FLOORS = (
     ("image_auroc", "floor: nearest thumbnail", "floor_knn_auroc"),
-    ("image_auroc", "floor: PCA of thumbnails", "floor_pca_auroc"),
+    ("image_auroc", "floor: PCA residual", "floor_pca_auroc"),
     ("image_f1", "floor: all defective", "floor_all_f1"),
     ("pixel_miou", "floor: nothing marked", "floor_empty_miou"),
     ("pixel_mae", "floor: nothing marked", "floor_empty_mae"),
@@ -42,6 +42,7 @@ class Reproduction:
         gaps: (dataset, method) -> why there are none, or not of all seeds.
         about: the command that was asked for.
         commits: of the code that the runs were made with.
+        told: further notes, of splits and settings.
     """
 
     experiment: Experiment
@@ -49,6 +50,7 @@ class Reproduction:
     gaps: Mapping[tuple[str, str], str]
     about: str
     commits: tuple[str, ...]
+    told: tuple[str, ...] = ()
 
     def by_seed(self, cell: Cell) -> dict[int, float]:
         """The values of a cell; that of a mean's row needs all its datasets."""
@@ -217,26 +219,32 @@ def notes(found: Reproduction) -> list[str]:
             if experiment.seeds > 1
             else "One seed."
         )
+    if experiment.needs_runs and any(found.experiment.printed_at(cell) for cell in _cells(found)):
         close = "" if experiment.close is None else f" and reaches at most {experiment.close:g} to each side"
         lines.append(
             f"reproduced: the {LEVEL:.0%} t interval over the seeds holds the printed value{close}; different: it does "
             "not hold it; undecided: it is wider."
         )
-        if "methods" not in (*experiment.rows, *experiment.columns):
-            lines += [
-                f"{floor}, {dataset}: {_here(found, Cell(dataset, floor, metric))}"
-                for floor in _floors(experiment)
-                for dataset in experiment.datasets
-                for metric in list(experiment.metrics)[:1]
-            ]
+    if experiment.needs_runs and "methods" not in (*experiment.rows, *experiment.columns):
+        lines += [
+            f"{floor}, {dataset}: {_here(found, Cell(dataset, floor, metric))}"
+            for floor in _floors(experiment)
+            for dataset in experiment.datasets
+            for metric in list(experiment.metrics)[:1]
+        ]
     reasons: dict[str, list[str]] = {}
     for (dataset, method), reason in found.gaps.items():
         reasons.setdefault(" ".join(reason.split()), []).append(f"{dataset} / {method}")
     lines += [f"Not run: {_listed(where)}: {reason}" for reason, where in reasons.items()]
     lines += _contradictions(experiment)
-    lines += experiment.notes
+    lines += [*experiment.notes, *found.told]
     commits = f"; commit {', '.join(found.commits)}" if found.commits else ""
     return [*lines, f"anomaly-lab reproduce {found.about}{commits}"]
+
+
+def _cells(found: Reproduction) -> list[Cell]:
+    grid = _Grid.of(found.experiment)
+    return [grid.cell(row, column) for _, row in grid.rows for _, column in grid.columns]
 
 
 def _listed(names: Sequence[str], most: int = 3) -> str:
