@@ -99,7 +99,9 @@ def _job(composed: Any) -> None:
         listed = json.loads(Path(composed.list).read_text(encoding="utf-8"))
         overrides, name = listed["jobs"][composed.number], listed["names"][composed.number]
     else:
-        overrides = [text for text in hydra.overrides.task if not text.startswith("hydra.")]
+        # Hydra escapes the braces of `${seed}` when it writes a sweep's values out
+        texts = [text.replace("$\\{", "${").replace("\\}", "}") for text in hydra.overrides.task]
+        overrides = [text for text in texts if not text.startswith("hydra.")]
         name = " ".join(overrides)
     log.info("job %s: %s", hydra.job.num, name)
     try:

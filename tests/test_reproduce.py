@@ -1,6 +1,7 @@
 """`anomaly-lab reproduce`, on the generated dataset at a tiny size: every definition, gaps, and kills."""
 
 import csv
+import json
 import random
 import signal
 import subprocess
@@ -195,3 +196,16 @@ def test_a_damaged_run_is_made_again_and_others_do_not_matter(tmp_path):
     assert (run / "metrics.json").stat().st_mtime_ns == before
     assert main([*asked, "force=true"]) == 0
     assert (run / "metrics.json").stat().st_mtime_ns > before
+
+
+@pytest.mark.slow
+def test_two_at_once_on_one_folder_make_each_run_once(tmp_path):
+    command = [sys.executable, "-m", "anomaly_lab", "reproduce", "dpae/table5", *TINY, f"runs_dir={tmp_path}"]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    both = [subprocess.Popen(command, **options) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    jobs = [json.loads(path.read_text()) for path in tmp_path.glob(".sweeps/*/*/job.json")]
+    trained = [job["run"] for job in jobs if job["status"] == "finished"]
+    assert len(trained) == len(set(trained)) == 5
+    rows = rows_of(tmp_path / "tables/dpae/table5-synthetic-tiny/table.csv")
+    assert all(row["mean"] for row in rows if row["metric"] == "AUC")

@@ -62,7 +62,7 @@ def score_figure(table: ScoreTable, metrics: Mapping[str, Any], title: str = "")
         notes.append(f"dashed: threshold {threshold:.4g}{beyond}")
     if clipped := int((shown != scores).sum()):
         extreme = scores[np.abs(scores - shown).argmax()]
-        notes.append(f"{counted(clipped)} beyond the axis, up to {extreme:.3g}, in the end bins")
+        notes.append(f"{counted(clipped)} beyond the axis, as far as {extreme:.3g}, in the end bins")
     set_heading(figure, "Scores by class", title)
     # with y given, matplotlib does not measure all ticks to find a free place
     rows[0].set_title(" · ".join(notes), loc="left", y=1, fontsize=9, color=DARK)

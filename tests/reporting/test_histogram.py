@@ -39,7 +39,7 @@ def test_one_far_score_does_not_squeeze_the_others():
     figure = score_figure(make_table(scores=[*np.linspace(0, 1, 49), 1e6]), METRICS)
     low, high = figure.axes[-1].get_xlim()
     assert -0.1 < low < high < 1.1
-    assert any("1 image beyond the axis, up to 1e+06, in the end bins" in text for text in texts(figure))
+    assert any("1 image beyond the axis, as far as 1e+06, in the end bins" in text for text in texts(figure))
 
 
 def test_scores_over_many_decades_are_drawn_on_a_log_axis():
