@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_lab.config import given_value
+from anomaly_lab.config import given_value, option_of, own_options
 from anomaly_lab.errors import ConfigError, RunError
 from anomaly_lab.metrics.image import bootstrap_aurocs, missing_class
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.metrics.statistics import LEVEL
 from anomaly_lab.reporting.comparison import SIDES, Comparison, Paired, comparison
-from anomaly_lab.runs import Run
+from anomaly_lab.runs import Run, csv_text, write_text
 
 _RESAMPLES = 2000
 _LISTS = ("train_normal", "unlabelled", "labelled", "val", "tune", "test")
@@ -26,17 +25,16 @@ def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab compare RUN_A RUN_B [output=FILE.csv]`."""
     from rich.console import Console
 
-    runs = [text.removeprefix("run=").strip("'") for text in arguments if "=" not in text or text.startswith("run=")]
-    options = {key: value for key, _, value in (text.partition("=") for text in arguments) if value and key != "run"}
-    if unknown := sorted(options.keys() - {"output"}):
+    runs = [given_value(t) if t.startswith("run=") else t for t in arguments if "=" not in t or t.startswith("run=")]
+    if unknown := sorted({option_of(text) for text in arguments if "=" in text} - {"run", "output"}):
         raise ConfigError(f"compare has no option {unknown[0]}: it takes two run directories, and output=FILE.csv.")
     if len(runs) != 2:
         raise ConfigError("compare takes two run directories, and output=FILE.csv for all images: compare RUN_A RUN_B.")
     a, b = (Run(Path(path)) for path in runs)
     found = compare(a, b)
     Console().print(comparison(found))
-    if "output" in options:
-        write(found, Path(given_value(f"output={options['output']}")))
+    if output := own_options(arguments, ["output"]).get("output"):
+        write(found, Path(output))
     return 0
 
 
@@ -129,10 +127,9 @@ def write(found: Comparison, path: Path) -> None:
     """Write one row for each shared test image: path, label, defect, both scores, and which side it changed to."""
     pairs = found.scores
     sides = {row: name for name, rows in (pairs.sides or {}).items() for row in rows}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label", "defect", "score_a", "score_b", "changed"])
-        for row, name in enumerate(pairs.paths):
-            values = (f"{score[row]:.9g}" for score in pairs.scores)
-            writer.writerow([name, int(pairs.label[row]), pairs.defect[row], *values, sides.get(row, "")])
+    rows = []
+    for row, name in enumerate(pairs.paths):
+        a, b = (f"{score[row]:.9g}" for score in pairs.scores)
+        about = {"path": name, "label": int(pairs.label[row]), "defect": pairs.defect[row]}
+        rows.append({**about, "score_a": a, "score_b": b, "changed": sides.get(row, "")})
+    write_text(path, csv_text(rows))

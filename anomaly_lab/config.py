@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anomaly_lab.errors import ConfigError, nearest, require
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 Config = dict[str, Any]
 T = TypeVar("T")
@@ -23,7 +26,7 @@ ALLOWED = ("anomaly_lab", "torch.optim")
 # What a method's config asks of the dataset and the trainer, where it stands too; no arguments of its class.
 ASKED = ("protocol", "learns_from", "input_size", "batch_size", "steps_per_epoch", "rotate", "translate", "max_epochs")
 
-_PATHS = ("dataset.root", "runs_dir", "run", "output", "model.autoencoder")  # options that are a path
+_PATHS = ("dataset.root", "runs_dir", "run", "output", "maps", "model.autoencoder")  # options that are a path
 
 # What never changes a number: where things lie, what shows or stores them, and on which device they run.
 # The split's options are left out because the split itself, as a SHA of its lists, is in.
@@ -140,11 +143,20 @@ def with_plain_paths(arguments: Sequence[str]) -> list[str]:
     return texts
 
 
-def given_value(text: str) -> str:
-    """The value of an override `key=value` as Hydra reads it: without the quotes of `plain_path`."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def option_of(text: str) -> str:
+    """The option that an override is of: `model.width` of `+model.width=8`."""
+    return text.lstrip("+~").partition("=")[0]
 
-    return str(OverridesParser.create().parse_override(text).value())
+
+def given_value(text: str) -> str:
+    """The value of an override `key=value` as it was meant: without the quotes of `plain_path`."""
+    value = text.partition("=")[2]
+    return str(_parsed([text])[0].value()) if value[:1] in ("'", '"') else value
+
+
+def own_options(arguments: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """The options of a verb that are none of `train`, as they were meant; of several of a name the last."""
+    return {option_of(text): given_value(text) for text in arguments if "=" in text and option_of(text) in names}
 
 
 def plain_path(value: str) -> str:
@@ -161,7 +173,7 @@ def check(verb: str, arguments: Sequence[str]) -> Config:
     Only the names are looked at: a value that does not work fails its own job later. Returns the
     configuration of the first values.
     """
-    ours = [texts for texts in sweep_values(arguments) if not texts[0].lstrip("+~").startswith("hydra")]
+    ours = [texts for texts in sweep_values(arguments) if not option_of(texts[0]).startswith("hydra")]
     firsts = [texts[0] for texts in ours]
     for place, texts in enumerate(ours):
         for text in texts[1:]:
@@ -171,23 +183,27 @@ def check(verb: str, arguments: Sequence[str]) -> Config:
 
 def sweep_values(arguments: Sequence[str]) -> list[list[str]]:
     """Each override of a command line with its values written out: one, or several where it sweeps."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
-
     texts = [text for text in arguments if text not in ("-m", "--multirun")]
-    try:
-        overrides = OverridesParser.create().parse_overrides(texts)
-    except OverrideParseException as error:
-        raise ConfigError(
-            f"{error.override!r} is not understood: options are written key=value, and a value with brackets or other "
-            "signs in quotes of its own: \"key='value'\"."
-        ) from None
+    overrides = _parsed(texts)
     return [
         [f"{text.partition('=')[0]}={value}" for value in override.sweep_string_iterator()]
         if override.is_sweep_override()
         else [text]
         for override, text in zip(overrides, texts, strict=True)
     ]
+
+
+def _parsed(texts: list[str]) -> list[Override]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        return OverridesParser.create().parse_overrides(texts)
+    except OverrideParseException as error:
+        raise ConfigError(
+            f"{error.override!r} is not understood: options are written key=value, and a value with brackets or other "
+            "signs in quotes of its own: \"key='value'\"."
+        ) from None
 
 
 def check_values(config: Config) -> None:

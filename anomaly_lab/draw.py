@@ -90,7 +90,7 @@ def _examples(found: Reproduction, plans: Plans) -> figure.Figure | None:
             for record in records:
                 of_type.setdefault(record.defect, []).append(record)
             chosen = [group[rank] for rank in range(_EACH) for group in of_type.values() if rank < len(group)][:_EACH]
-            rows[f"{dataset}, {kind}"] = [_with_mask(*store.load(record)) for record in chosen]
+            rows[f"{dataset}, {kind}"] = [Tile(*store.load(record)) for record in chosen]
     return grid_figure(rows, [""] * _EACH, _title(found), "yellow line: the defect's mask") if rows else None
 
 
@@ -105,8 +105,8 @@ def _augmentations(found: Reproduction, plans: Plans) -> figure.Figure | None:
         index = next((i for i, record in enumerate(labelled.records) if record.label), 0)
         drawn = [labelled[epoch, index, 0] for epoch in range(_EACH)]
         rows[dataset] = [
-            _with_mask(*labelled.whole(index)),
-            *(_with_mask(sample["image"], sample["mask"]) for sample in drawn),
+            Tile(*labelled.whole(index)),
+            *(Tile(sample["image"], sample["mask"]) for sample in drawn),
         ]
     names = ["as it is", *(f"epoch {number + 1}" for number in range(_EACH))]
     return grid_figure(rows, names, _title(found), "yellow line: the defect's mask") if rows else None
@@ -178,7 +178,3 @@ def _truth(gallery: Mapping[str, npt.NDArray[Any]], place: int) -> Tile | None:
 
 def _mask(marked: npt.NDArray[np.bool_]) -> Tile:
     return Tile(np.where(marked, 255, 0), look={"cmap": "gray", "vmin": 0, "vmax": 255})
-
-
-def _with_mask(image: npt.NDArray[Any], mask: npt.NDArray[Any]) -> Tile:
-    return Tile(image, mask)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_lab.config import Config, check_values, compose, conf_dir
+from anomaly_lab.config import Config, check_values, compose, conf_dir, option_of, own_options
 from anomaly_lab.data.plan import DataPlan, make_plan
 from anomaly_lab.errors import ConfigError, DataError
 from anomaly_lab.metrics.scores import PIXEL_COUNTS, ScoreTable
@@ -34,12 +34,12 @@ def main(arguments: Sequence[str]) -> int:
 
     from anomaly_lab.reporting.tables import result_table
 
-    files = [text.strip("'") for text in arguments if "=" not in text]
-    own = {key: value.strip("'") for key, _, value in (t.partition("=") for t in arguments) if key in _OWN and value}
+    files = [text for text in arguments if "=" not in text]
+    own = {key: value for key, value in own_options(arguments, _OWN).items() if value}
     if len(files) != 1 or "name" not in own:
         raise ConfigError("import takes a CSV file with the columns path and score, name=NAME, and dataset=...")
     overrides = [text for text in arguments if "=" in text and text.partition("=")[0] not in _OWN]
-    if wrong := [t for t in overrides if t.lstrip("+~").partition("=")[0].split(".")[0] in ("model", "trainer")]:
+    if wrong := [t for t in overrides if option_of(t).split(".")[0] in ("model", "trainer")]:
         raise ConfigError(f"{wrong[0]}: an imported run is trained elsewhere; options of dataset and split are taken.")
     threshold = None
     if "pixel_threshold" in own:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from anomaly_lab.config import Config, check_values, compose
+from anomaly_lab.config import Config, check_values, compose, option_of
 from anomaly_lab.data.plan import DataPlan, load_options, make_plan
 from anomaly_lab.errors import ConfigError, LabError, RunError
 from anomaly_lab.hardware import resolve_precision
@@ -165,7 +165,7 @@ def _stage1_overrides(name: str, learns_from: list[str], overrides: Sequence[str
     texts = [f"model={name}"]
     dropped = _SECOND_STAGE_ONLY | ({"dataset.labelled_per_type"} if learns_from == ["unlabelled"] else set())
     for text in overrides:
-        key = text.lstrip("+~").partition("=")[0]
+        key = option_of(text)
         if key == "model.stage1" or (key.startswith("model.stage1.") and text.startswith("~")):
             raise ConfigError(
                 f"{text!r}: options of the first stage are set one by one, such as model.stage1.loss=ssim, and none is "

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
+import io
 import json
 import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -267,6 +269,16 @@ def write_text(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error}. What was there before is untouched.") from None
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same columns as CSV, with their names above; nothing without any row."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from anomaly_lab.config import compose, conf_dir, hash_of, plain_path, resolve
+from anomaly_lab.config import compose, conf_dir, hash_of, option_of, plain_path, resolve
 from anomaly_lab.errors import LabError, RunError, require
 from anomaly_lab.hardware import one_of_many, share_cores
 from anomaly_lab.jobs import Outcome, run_job
@@ -39,7 +39,7 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     require("sweep", names[-1], known)
     options = yaml.safe_load((conf_dir() / "sweep" / f"{names[-1]}.yaml").read_text(encoding="utf-8"))
     rest = [text for text in arguments if not text.startswith("sweep=") and text not in ("-m", "--multirun")]
-    given = {text.lstrip("+").partition("=")[0] for text in rest}
+    given = {option_of(text) for text in rest}
     texts = [
         f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}"
         for key, value in options.items()

@@ -1,5 +1,6 @@
-"""Hand-made run directories."""
+"""Hand-made run directories, and what runs leave."""
 
+import csv
 import json
 
 import numpy as np
@@ -9,6 +10,12 @@ from anomaly_lab.data.options import SplitOptions
 from anomaly_lab.data.records import Record
 from anomaly_lab.data.splits import Split
 from anomaly_lab.metrics.scores import ScoreTable
+
+
+def rows_of(path):
+    """The rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def make_finished(path, paths, label, scores, model, *, threshold):

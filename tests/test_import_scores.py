@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from run_files import rows_of
 
 from anomaly_lab.cli import main
 from anomaly_lab.config import compose
@@ -17,11 +18,6 @@ from anomaly_lab.import_scores import import_run
 
 def dataset_of(tiny):
     return [text for text in tiny if not text.startswith(("model.", "trainer."))]
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def write(path, rows):

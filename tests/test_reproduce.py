@@ -1,6 +1,5 @@
 """`anomaly-lab reproduce`, on the generated dataset at a tiny size: every definition, gaps, and kills."""
 
-import csv
 import json
 import random
 import signal
@@ -10,11 +9,13 @@ import time
 
 import pytest
 import yaml
+from run_files import rows_of
 
 from anomaly_lab.cli import main
 from anomaly_lab.errors import ConfigError
 from anomaly_lab.experiment import load, names
-from anomaly_lab.reproduce import parse, plan
+from anomaly_lab.needed import plan
+from anomaly_lab.reproduce import parse
 from anomaly_lab.runs import Run
 
 TINY = ["dataset=synthetic", "seeds=1", "settings=tiny"]
@@ -24,11 +25,6 @@ TINY = ["dataset=synthetic", "seeds=1", "settings=tiny"]
 def runs(tmp_path_factory):
     """One folder of runs for all experiments, so that each run is made once."""
     return tmp_path_factory.mktemp("runs")
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("name", names())
@@ -120,7 +116,7 @@ def test_one_dataset_and_one_method_can_be_chosen():
     assert asked.experiment.datasets == {"MT": ("dataset=mt", "dataset.split=random")}
     assert list(asked.experiment.methods) == ["VAE"]
     assert asked.overrides == ("dataset.split=by_tile",)
-    jobs = list(plan(asked))
+    jobs = list(plan(asked.experiment, asked.settings, asked.overrides))
     assert [one.seed for one in jobs] == [0, 1]
     assert "dataset.split=by_tile" in jobs[1].overrides
     assert "dataset.split=random" not in jobs[1].overrides  # what is asked for stands in for the table's own

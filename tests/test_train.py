@@ -1,4 +1,3 @@
-import csv
 import json
 import re
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_files import rows_of
 from sklearn.metrics import roc_auc_score
 
 from anomaly_lab.cli import main
@@ -19,11 +19,6 @@ from anomaly_lab.runs import Run
 def runs_below(tiny):
     root = Path(tiny[-1].partition("=")[2])
     return sorted(path.parent for path in root.glob("*/*/*/metrics.json"))
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def weights(run):

@@ -9,8 +9,9 @@ import yaml
 from terminal import line_with, text_of
 
 from anomaly_lab.experiment import Cell, load
-from anomaly_lab.reporting import reproduction
-from anomaly_lab.reporting.reproduction import Reproduction, plan_table, terminal, write
+from anomaly_lab.reporting.paper_files import write
+from anomaly_lab.reporting.paper_table import notes, plan_table, terminal
+from anomaly_lab.reporting.reproduction import Reproduction
 
 AE = {0: 0.60, 1: 0.62, 2: 0.61}
 DPAE = {0: 0.90, 1: 0.93, 2: 0.90}
@@ -141,19 +142,19 @@ def test_a_mean_needs_all_rows_and_is_taken_seed_by_seed(tmp_path):
     }
     found = Reproduction(load(str(path)), values, {}, "", ())
     assert found.by_seed(Cell("Mean", "UNet", "IoU")) == {0: 0.5}
-    assert "Table 2 prints 0.57 as the mean of UNet; its cells average 0.550." in reproduction.notes(found)
+    assert "Table 2 prints 0.57 as the mean of UNet; its cells average 0.550." in notes(found)
     text = text_of(terminal(found))
     assert line_with(text, "Mean").split()[:2] == ["Mean", "0.500"]
     assert "floor: nothing marked" in " ".join(text.split()).replace("floor: nothing\nmarked", "floor: nothing marked")
 
 
 def test_printed_means_of_ae_unet_that_do_not_fit_are_marked():
-    text = "\n".join(reproduction.notes(Reproduction(load("ae_unet/table2"), {}, {}, "", ())))
+    text = "\n".join(notes(Reproduction(load("ae_unet/table2"), {}, {}, "", ())))
     assert "Table 2 prints 0.666 as the mean of mean IoU, AE+UNet; its cells average 0.674." in text
     assert "mean IoU, UNet;" not in text
-    text = "\n".join(reproduction.notes(Reproduction(load("ae_unet/table4"), {}, {}, "", ())))
+    text = "\n".join(notes(Reproduction(load("ae_unet/table4"), {}, {}, "", ())))
     assert "Table 4 prints 0.614 as the mean of not augmented; its cells average 0.601." in text
-    text = "\n".join(reproduction.notes(Reproduction(load("ae_unet/tableA2"), {}, {}, "", ())))
+    text = "\n".join(notes(Reproduction(load("ae_unet/tableA2"), {}, {}, "", ())))
     assert "Table A2 prints 47494 as the mean of PCA; its cells average 49,671." in text
 
 

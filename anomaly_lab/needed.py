@@ -1,0 +1,143 @@
+"""The runs that a table of a paper needs: which they are, where they lie, and what cannot be run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+
+from anomaly_lab.config import Config, compose, hash_basis, hash_of, option_of
+from anomaly_lab.data.few_labelled import NothingToLabelError
+from anomaly_lab.data.plan import DataPlan
+from anomaly_lab.errors import ConfigError, DataError, LabError, RunError
+from anomaly_lab.experiment import Experiment
+from anomaly_lab.jobs import prepare
+from anomaly_lab.runs import Run
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A run that a table needs: its names in the table, and where it lies or will lie.
+
+    Attributes:
+        run: None if it cannot be made.
+        gap: why it cannot be made.
+        counts: metrics of its split.
+        data: hash of its split.
+        kind: hash of its options, but for seed and split: runs of one kind take equally long.
+        plan: its split; kept for the first seed only.
+    """
+
+    dataset: str
+    method: str
+    seed: int
+    overrides: tuple[str, ...]
+    run: Run | None = None
+    gap: str | None = None
+    counts: Mapping[str, float] = field(default_factory=dict)
+    data: str = ""
+    kind: str = ""
+    plan: DataPlan | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its numbers are there."""
+        with suppress(RunError):  # a damaged one is run again
+            return self.run is not None and self.run.status() == "finished"
+        return False
+
+
+def plan(experiment: Experiment, settings: Mapping[str, tuple[str, ...]], overrides: Sequence[str]) -> Iterator[Needed]:
+    """The runs of a table, in its order; each with its seed for training and split.
+
+    Args:
+        experiment: what the table holds.
+        settings: overrides by model, under those of the table itself.
+        overrides: of every run, over those of the table.
+
+    Raises:
+        ConfigError: if one of the runs is asked for what cannot be; a dataset that is not there is a gap.
+    """
+    for dataset, of_dataset in experiment.datasets.items():
+        for method, of_method in experiment.methods.items():
+            model = next(text.partition("=")[2] for text in of_method if option_of(text) == "model")
+            small = (*settings.get("all", ()), *settings.get(model, ()), *experiment.options)
+            given = (*small, *of_dataset, *of_method, *overrides)
+            composed: Config | None = None
+            for seed in range(experiment.seeds):
+                texts = _last_of_each(*given, f"seed={seed}", f"dataset.split_seed={seed}")
+                try:
+                    if composed is None:  # once for all seeds: it takes longer than all else here
+                        composed = compose("train", texts)
+                    config = copy.deepcopy(composed)
+                    config["seed"] = config["dataset"]["split_seed"] = seed
+                    job = prepare(config, texts)
+                except (DataError, NothingToLabelError) as error:
+                    yield Needed(dataset, method, seed, texts, gap=str(error))
+                    continue
+                except LabError as error:  # a mistake of the command or of the definition, no gap
+                    raise ConfigError(f"{method} on {dataset}: {error}") from None
+                kept = job.plan if seed == 0 else None
+                of_split = counts(job.plan)
+                kind, data = _kind(job.config), job.plan.sha256
+                yield Needed(dataset, method, seed, texts, job.run, None, of_split, data, kind, kept)
+
+
+def counts(plan: DataPlan) -> dict[str, float]:
+    """How many images a split has, under the names of an experiment's metrics; quarters count, as in P2's Table 1."""
+    lists = {name: len(records) for name, records in plan.split.lists.items()}
+    test = plan.split.lists["test"]
+    defective = [record for record in test if record.label]
+    parts = 4 if plan.is_quartered else 1
+    return {
+        "count_train": lists.get("train_normal", 0) or lists.get("unlabelled", 0) + lists.get("labelled", 0),
+        "count_unlabelled": lists.get("unlabelled", 0),
+        "count_labelled": lists.get("labelled", 0),
+        "count_test": len(test) * parts,
+        "count_test_normal": (len(test) - len(defective)) * parts,
+        "count_test_defective": len(defective) * parts,
+        "count_defects": len({record.defect for record in defective}),
+        "defect_ratio": len(defective) / len(test),
+    }
+
+
+def _last_of_each(*overrides: str) -> tuple[str, ...]:
+    """Overrides of which a later one stands in for an earlier one of the same option."""
+    return tuple({option_of(text): text for text in overrides}.values())
+
+
+def _kind(config: Config) -> str:
+    return hash_of(hash_basis(config, ""))
+
+
+def seconds_taken(runs_dir: Path) -> dict[str, float]:
+    """Mean seconds of finished runs by their kind."""
+    took: dict[str, list[float]] = {}
+    for path in runs_dir.glob("*/*/*/metrics.json"):
+        with suppress(RunError):
+            content = Run(path.parent).read()
+            if content["status"] != "finished" or content.get("imported"):
+                continue
+            seconds = sum(value for name, value in content["seconds"].items() if name != "per_image")
+            took.setdefault(_kind(Run(path.parent).config()), []).append(seconds)
+    return {key: mean(values) for key, values in took.items()}
+
+
+def imported_beside(needed: Sequence[Needed]) -> Iterator[tuple[Needed, Run]]:
+    """The runs of other tools that were tested on the same splits, each beside a run that has it."""
+    splits: dict[tuple[str, int], dict[str, Needed]] = {}  # (data, seed) -> one of each dataset of the table
+    folders: set[Path] = set()
+    for one in needed:
+        if one.run is not None:
+            splits.setdefault((one.data, one.seed), {})[one.dataset] = one
+            folders.add(one.run.path.parent.parent)
+    for path in sorted(path for folder in folders for path in folder.glob("*/*/metrics.json")):
+        run = Run(path.parent)
+        with suppress(RunError):
+            content = run.read()
+            if content.get("imported") and content["status"] == "finished":
+                for beside in splits.get((content["data_sha256"], content["seed"]), {}).values():
+                    yield beside, run
