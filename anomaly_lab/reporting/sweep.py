@@ -13,7 +13,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from anomaly_lab.config import option_of
 from anomaly_lab.metrics.image import is_segmenter
 from anomaly_lab.reporting.tables import MISSING, duration, is_below, number, parts, printable
 
@@ -73,7 +72,7 @@ def _over_seeds(rows: Sequence[Row], shared: Sequence[str], shown: Mapping[str, 
     """Mean and standard deviation of runs that differ in their seeds only; None if no two do."""
     alike: dict[tuple[str, ...], dict[Any, Row]] = {}
     for row in rows:
-        options = {text: option_of(text) for text in row["overrides"] if text not in shared}
+        options = {text: text.lstrip("+").partition("=")[0] for text in row["overrides"] if text not in shared}
         same = tuple(text for text, option in options.items() if option not in SEEDS)
         if row.get("metrics") and row["status"] in DONE:
             alike.setdefault(same, {})[row.get("run")] = row["metrics"]
