@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -182,15 +183,30 @@ def check(verb: str, arguments: Sequence[str]) -> Config:
 
 
 def sweep_values(arguments: Sequence[str]) -> list[list[str]]:
-    """Each override of a command line with its values written out: one, or several where it sweeps."""
+    """Each override of a command line with its values written out: one, or several where it sweeps.
+
+    Of an interval, in which a search such as Optuna's looks, its two ends.
+    """
     texts = [text for text in arguments if text not in ("-m", "--multirun")]
-    overrides = _parsed(texts)
-    return [
-        [f"{text.partition('=')[0]}={value}" for value in override.sweep_string_iterator()]
-        if override.is_sweep_override()
-        else [text]
-        for override, text in zip(overrides, texts, strict=True)
-    ]
+    written = []
+    for override, text in zip(_parsed(texts), texts, strict=True):
+        key, value = text.partition("=")[0], override.value()
+        if override.is_interval_sweep():
+            written.append([f"{key}={value.start}", f"{key}={value.end}"])  # type: ignore[union-attr]
+        elif override.is_sweep_override():
+            written.append([f"{key}={each}" for each in override.sweep_string_iterator()])
+        else:
+            written.append([text])
+    return written
+
+
+def job_count(arguments: Sequence[str]) -> int | None:
+    """How many jobs a sweep has: the product of its values, or what a search is given; None where it does not say."""
+    search = own_options(arguments, ("hydra/sweeper", "hydra.sweeper.n_trials"))
+    if "hydra/sweeper" not in search:
+        return prod(len(texts) for texts in sweep_values(arguments))
+    trials = search.get("hydra.sweeper.n_trials", "")
+    return int(trials) if trials.isdigit() else None
 
 
 def _parsed(texts: list[str]) -> list[Override]:
@@ -219,6 +235,11 @@ def check_values(config: Config) -> None:
             raise ConfigError(f"{name}={value!r} has to be a whole number of at least {least}.")
     require("checkpoint", config["checkpoint"], ("last", "best"))
     require("predictions", config["predictions"], ("gallery", "all", "none"))
+    if not str(config["objective"]).startswith(("val_", "tune_")):
+        raise ConfigError(
+            f"objective={config['objective']} has to be a metric of val or tune, such as val_image_auroc: what is "
+            "chosen by the test says nothing about new images."
+        )
     for name in ("dataset.augment", "force", "trainer.estimate"):
         if not isinstance(_at(config, name), bool):
             raise ConfigError(f"{name}={_at(config, name)!r} has to be true or false.")

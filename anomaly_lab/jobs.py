@@ -36,6 +36,11 @@ class Outcome:
     run: str | None = None  # its directory, once the configuration is good enough to have one
     cause: str | None = None
 
+    @property
+    def done(self) -> bool:
+        """Whether its run is there, made just now or before."""
+        return self.status in ("finished", "skipped")
+
 
 @dataclass(frozen=True)
 class Job:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from anomaly_lab.config import compose, conf_dir, hash_of, option_of, plain_path, resolve
-from anomaly_lab.errors import LabError, RunError, require
+from anomaly_lab.errors import LabError, RunError, nearest, require
 from anomaly_lab.hardware import one_of_many, share_cores
 from anomaly_lab.jobs import Outcome, run_job
 from anomaly_lab.reporting.tables import duration
@@ -48,8 +48,11 @@ def with_sweep(arguments: Sequence[str]) -> list[str]:
     return ["-m", *texts, *rest]
 
 
-def multirun(overrides: Sequence[str], count: int, runs_dir: Path) -> list[Outcome]:
-    """The `count` jobs of a command line that sweeps, as far as they came; Hydra's sweeper makes them of it."""
+def multirun(overrides: Sequence[str], count: int | None, runs_dir: Path) -> list[Outcome]:
+    """The `count` jobs of a command line that sweeps, as far as they came; Hydra's sweeper makes them of it.
+
+    A search may not say beforehand how many it will make: None.
+    """
     folder = _new_folder(runs_dir, count)
     # Hydra's parser wants its flag before the overrides
     with hold(folder):
@@ -83,8 +86,11 @@ def hand_to_hydra(name: str, arguments: list[str]) -> None:
         sys.argv = before
 
 
-def _job(composed: Any) -> None:
-    """One job of a multirun. It never raises: some launchers stop at the first failure, or lose its cause."""
+def _job(composed: Any) -> float | None:
+    """One job of a multirun; returns its objective, by which a search goes on.
+
+    It never raises: some launchers stop at the first failure, or lose its cause.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
@@ -116,6 +122,30 @@ def _job(composed: Any) -> None:
         log.error("job %s failed: %s", hydra.job.num, outcome.cause)
     write_json(folder / f"{hydra.job.num:06d}" / "job.json", asdict(outcome))
     log.info("%s", progress(folder))
+    return None if "list" in composed else _objective(outcome, composed.objective)
+
+
+def _objective(outcome: Outcome, name: str) -> float | None:
+    """A metric of a job that is done; None of another, or where the run has no such metric, which is said."""
+    if outcome.run is None or not outcome.done:
+        return None
+    metrics = Run(Path(outcome.run)).read()["metrics"]
+    value = metrics.get(name)
+    if isinstance(value, float):
+        return value
+    known = [key for key, found in metrics.items() if key.startswith(("val_", "tune_")) and isinstance(found, float)]
+    log.warning("%s has no objective=%s. %s", outcome.run, name, nearest(name, known))
+    return None
+
+
+def best(outcomes: Sequence[Outcome], objective: str) -> str:
+    """What a search has found, in a sentence."""
+    values = [(value, job) for job in outcomes if (value := _objective(job, objective)) is not None]
+    if not values:
+        return f"No job has {objective}."
+    value, job = max(values, key=lambda pair: pair[0])
+    own = [text for text in job.overrides if any(text not in other.overrides for other in outcomes)]
+    return f"Highest {objective}: {value:.3f}, with {' '.join(own or job.overrides)}\n{job.run}"
 
 
 def progress(folder: Path) -> str:
@@ -124,6 +154,8 @@ def progress(folder: Path) -> str:
     count = json.loads((folder / _JOBS).read_text(encoding="utf-8"))["count"]
     kinds = {kind: sum(outcome.status == kind for outcome in outcomes) for kind in ("finished", "skipped", "failed")}
     counted = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+    if count is None:
+        return f"{len(outcomes)} jobs done ({counted})."
     told = f"{len(outcomes)} of {count} jobs done ({counted})"
     left = count - len(outcomes)
     if left and kinds["finished"]:
@@ -132,7 +164,7 @@ def progress(folder: Path) -> str:
     return told + "."
 
 
-def _new_folder(runs_dir: Path, count: int, **content: Any) -> Path:
+def _new_folder(runs_dir: Path, count: int | None, **content: Any) -> Path:
     folder = runs_dir / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     write_json(folder / _JOBS, {"count": count, **content})
     return folder
@@ -147,14 +179,14 @@ def show(outcomes: list[Outcome]) -> None:
     """Print the table of a sweep, and what has to be said of its splits."""
     from rich.console import Console
 
-    from anomaly_lab.reporting.sweep import DONE, sweep_table
+    from anomaly_lab.reporting.sweep import sweep_table
 
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for outcome in outcomes:
         row = asdict(outcome)
         rows.append(row)
-        if outcome.run is None or outcome.status not in DONE:
+        if outcome.run is None or not outcome.done:
             continue
         run = Run(Path(outcome.run))
         try:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from math import prod
 from pathlib import Path
 
-from anomaly_lab.config import check, compose, sweep_values
+from anomaly_lab.config import check, compose, job_count, own_options
 from anomaly_lab.errors import ConfigError, nearest
 from anomaly_lab.jobs import Outcome, run_job
 from anomaly_lab.runs import Run
-from anomaly_lab.sweep import hand_to_hydra, multirun, show, with_sweep
+from anomaly_lab.sweep import best, hand_to_hydra, multirun, show, with_sweep
 
 log = logging.getLogger("anomaly_lab")
 
@@ -41,12 +40,14 @@ def main(arguments: Sequence[str]) -> int:
     config = check("train", arguments)
     if not flags:
         return _finish_single(run_job(config, list(arguments)))
-    count = prod(len(values) for values in sweep_values(arguments))
+    count = job_count(arguments)
     outcomes = multirun([text for text in arguments if text not in flags], count, Path(config["runs_dir"]))
     if outcomes:
         show(outcomes)
-    done = sum(outcome.status in ("finished", "skipped") for outcome in outcomes)
-    return int(done < max(count, 1))
+        if own_options(arguments, ("hydra/sweeper",)):
+            log.info("%s", best(outcomes, config["objective"]))
+    done = sum(outcome.done for outcome in outcomes)
+    return int(done < max(count or len(outcomes), 1))
 
 
 def _finish_single(outcome: Outcome) -> int:

@@ -1,12 +1,17 @@
 """Sweeps by Hydra's launchers: several jobs at once on one machine, and as a cluster runs them."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from anomaly_lab.cli import main
 from anomaly_lab.hardware import one_of_many, shows_bars
+from anomaly_lab.jobs import Outcome
 from anomaly_lab.list_runs import find
+from anomaly_lab.sweep import best
 
 SMALL = [
     "dataset=folder", "dataset.image_size=32", "dataset.batch_size=4", "dataset.steps_per_epoch=2",
@@ -63,3 +68,84 @@ def test_a_worker_beside_others_has_no_bar_and_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr("anomaly_lab.hardware.gpu_count", lambda: 1)
     one_of_many(3)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+CLIMBER = """
+from dataclasses import dataclass
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+@dataclass
+class Conf:
+    _target_: str = "hydra_plugins.climber.Climber"
+    n_trials: int = 20
+
+class Climber(Sweeper):
+    '''Tries both ends of an interval, then the better one's neighbour.'''
+    def __init__(self, n_trials):
+        self.n_trials = n_trials
+
+    def setup(self, *, hydra_context, task_function, config):
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments):
+        fixed = [text for text in arguments if "interval" not in text]
+        found = {}
+        for number, value in enumerate((1, 4)):
+            result, = self.launcher.launch([[*fixed, f"model.latent_dim={value}"]], initial_job_idx=number)
+            found[value] = result.return_value
+        best = max(found, key=found.get)
+        self.launcher.launch([[*fixed, f"model.latent_dim={best + 1}"]], initial_job_idx=2)
+
+ConfigStore.instance().store(group="hydra/sweeper", name="climber", node=Conf)
+"""
+
+
+@pytest.mark.slow
+def test_a_search_goes_by_held_out_images(pictures, tmp_path):
+    """Any sweeper of Hydra's gets the objective of each job; this one stands in for Optuna's."""
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins/climber.py").write_text(CLIMBER)
+    options = [*SMALL, "model=pca", "dataset.protocol=normal_only", f"dataset.root={pictures}", f"runs_dir={tmp_path}"]
+    search = ["hydra/sweeper=climber", "hydra.sweeper.n_trials=3", "model.latent_dim=interval(1,4)"]
+    command = [sys.executable, "-m", "anomaly_lab", "train", "-m", *options, *search]
+    found = subprocess.run(
+        command,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "3 of 3 jobs done (3 finished)." in found.stderr
+    values = {
+        entry.run.config()["model"]["latent_dim"]: entry.content["metrics"]["val_image_auroc"]
+        for entry in find(tmp_path)
+    }
+    better = max((1, 4), key=lambda size: values[size])
+    assert values.keys() == {1, 4, better + 1}, "the job's objective came back to the sweeper"
+    best = max(values, key=lambda size: values[size])
+    assert f"Highest val_image_auroc: {values[best]:.3f}, with model.latent_dim={best}" in found.stderr
+
+
+def test_nothing_is_chosen_by_the_test(caplog):
+    assert main(["train", "objective=image_auroc"]) == 1
+    assert "objective=image_auroc has to be a metric of val or tune" in caplog.text
+
+
+def test_the_best_of_a_search(tmp_path, caplog):
+    jobs = []
+    for number, value in enumerate((0.6, 0.7)):
+        run = tmp_path / str(number)
+        run.mkdir()
+        (run / "metrics.json").write_text(json.dumps({"status": "finished", "metrics": {"val_image_auroc": value}}))
+        jobs.append(Outcome(["model=pca", f"model.latent_dim={number}"], "finished", str(run)))
+    jobs.append(Outcome(["model=pca", "model.latent_dim=9"], "failed", None, "no"))
+    assert best(jobs, "val_image_auroc") == f"Highest val_image_auroc: 0.700, with model.latent_dim=1\n{jobs[1].run}"
+    assert best(jobs, "val_image_auroch") == "No job has val_image_auroch."
+    assert "Did you mean 'val_image_auroc'?" in caplog.text
