@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from anomaly_lab.data.transforms import FLIPS, RESIZE_POLICIES
+from anomaly_lab.data.framing import RESIZE_POLICIES
+from anomaly_lab.data.transforms import FLIPS
 from anomaly_lab.errors import ConfigError, require
 
 SPLITS = ("by_group", "by_tile", "random")

@@ -18,10 +18,10 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
+from anomaly_lab.data.framing import Framing
 from anomaly_lab.data.images import read_image, read_mask
 from anomaly_lab.data.records import Record
-from anomaly_lab.data.transforms import RESIZE_POLICIES, enlarge_pair, resize_pair
-from anomaly_lab.errors import ConfigError, DataError, require
+from anomaly_lab.errors import ConfigError, DataError
 from anomaly_lab.types import DEFECTIVE, IGNORE
 
 CACHE_VARIABLE = "ANOMALY_LAB_CACHE"
@@ -68,14 +68,12 @@ class ImageStore:
         cache: Path | None = None,
         smallest: int = 1,
     ) -> None:
-        require("dataset.resize", policy, RESIZE_POLICIES)
         if size is not None and size < 1:
             raise ConfigError(f"dataset.image_size={size}: a positive number of pixels is needed.")
         self.root = Path(root).expanduser().resolve()
         self.size = size
-        self.policy = policy
+        self.framing = Framing(size, policy, smallest)
         self.max_value = max_value
-        self.smallest = smallest
         self._frames: dict[str, tuple[int, int]] = {}
         self.marked: dict[str, float] = {}  # by a prepared image's path, which share of its pixels is defective
         self.cache = Path(cache).absolute() if cache is not None else cache_dir() / "images"
@@ -100,7 +98,7 @@ class ImageStore:
         defective = bool(record.label) and record.painted is None
         image = self.root / record.path
         mask = self.root / record.mask if defective and record.mask else None
-        key = [str(image), mask and str(mask), defective, self.size, self.policy, self.max_value, FORMAT]
+        key = [str(image), mask and str(mask), defective, self.size, self.framing.policy, self.max_value, FORMAT]
         path = self.cache / (hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40] + ".bin")
         # taken before the files are read: whatever changes them meanwhile makes the entry stale, not wrong
         stamps = np.array([stamp(image), stamp(mask) if mask else ABSENT], np.int64)
@@ -159,10 +157,7 @@ class ImageStore:
         pixels = read_image(image, max_value=self.max_value)
         size = pixels.shape[0], pixels.shape[1]
         marked = read_mask(mask, size=size) if mask else np.zeros(size, np.uint8)
-        if self.size is None:
-            resized, marks = enlarge_pair(pixels, marked, self.smallest)
-        else:
-            resized, marks = resize_pair(pixels, marked, self.size, self.policy)
+        resized, marks = self.framing.pair(pixels, marked)
         if defective and not (marks == DEFECTIVE).any():  # empty in the file, or too small or outside at this size
             marks[:] = IGNORE
         return resized, marks

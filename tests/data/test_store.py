@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,7 @@ def test_prepare_stops_at_once_when_interrupted(root, tmp_path, monkeypatch):
 
     def interrupted(path, **_):
         calls.append(path)
+        time.sleep(0.01)  # or it may be through before the other thread has a turn
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store_module, "read_image", interrupted)
