@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomaly_lab.data.datamodule import DefectDataModule, SplitDataset, collate
-from anomaly_lab.metrics.maps import batch_of, join_tiles
+from anomaly_lab.data.datamodule import DefectDataModule, as_input
+from anomaly_lab.data.tiles import Tiling
+from anomaly_lab.metrics.maps import batch_of, join_tiles, rows_of
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.types import IGNORE, Prediction
 
@@ -30,8 +32,8 @@ def pictures(model: AnomalyModel, data: DefectDataModule, chosen: npt.NDArray[np
     largest = np.max([dataset.frame(int(index)) for index in chosen], axis=0)
     scale = min(1.0, _SHOWN / largest.max()) if data.plan.full_size is None else 1.0
     for index in chosen:
-        prediction = predict_whole(model, data, dataset, int(index))
         image, mask = dataset.whole(int(index))
+        (prediction,) = predict_images(model, [image], data.tiling, data.plan.load.batch_size)
         pictures = {"index": index, "image": image, "mask": mask}
         if prediction.reconstruction is not None:
             pixels = prediction.reconstruction[0].float().clamp(0, 1).mul(255).round().byte()
@@ -65,30 +67,41 @@ def _smaller(picture: npt.NDArray[Any], scale: float, largest: npt.NDArray[np.in
     return sheet
 
 
-def predict_whole(model: AnomalyModel, data: DefectDataModule, dataset: SplitDataset, index: int) -> Prediction:
-    """The prediction for one image, whatever its tiles."""
-    parts = [
-        model.predict(tiles) for tiles in torch.split(_tiles(model, data, dataset, index), data.plan.load.batch_size)
+@torch.inference_mode()
+def predict_images(
+    model: AnomalyModel, images: Sequence[npt.NDArray[np.uint8]], tiling: Tiling, batch_size: int
+) -> list[Prediction]:
+    """The prediction for each image (H, W, 3), a batch of one, its tiles put together; images may differ in size.
+
+    The model is in eval mode; they come to where it is, in its precision.
+    """
+    counts = [len(tiling.corners(*image.shape[:2])) for image in images]
+    tiles = [tiling.cut(image, tile) for image, count in zip(images, counts, strict=True) for tile in range(count)]
+    found = batch_of(
+        [model.predict(_for(model, tiles[start : start + batch_size])) for start in range(0, len(tiles), batch_size)]
+    )
+    ends = np.cumsum(counts).tolist()
+    return [
+        join_tiles(rows_of(found, end - count, end), tiling, *image.shape[:2])
+        for image, count, end in zip(images, counts, ends, strict=True)
     ]
-    return join_tiles(batch_of(parts), data.tiling, *dataset.frame(index))
 
 
-def _tiles(model: AnomalyModel, data: DefectDataModule, dataset: SplitDataset, index: int) -> Tensor:
-    """All tiles of an image as a batch, where the model is and in its precision."""
+def _for(model: AnomalyModel, tiles: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
     weight = next(chain(model.parameters(), model.buffers()))
-    tiles = range(len(data.tiling.corners(*dataset.frame(index))))
-    return collate([dataset[0, index, tile] for tile in tiles])["image"].to(weight.device, weight.dtype)
+    return as_input(tiles).to(weight.device, weight.dtype)
 
 
 @torch.inference_mode()
 def seconds_per_image(model: AnomalyModel, data: DefectDataModule) -> float:
     """The median time of a prediction, one image at a time and after a warm-up, without reading the image."""
-    dataset, times = data.dataset("test"), []
+    dataset, tiling, times = data.dataset("test"), data.tiling, []
     model.eval()
     for turn in range(_WARM + _TIMED if data.plan.full_size is not None else 1):  # a large image has many tiles
-        image = _tiles(model, data, dataset, turn % len(dataset))
+        image, _ = dataset.whole(turn % len(dataset))
+        tiles = _for(model, [tiling.cut(image, tile) for tile in range(len(tiling.corners(*image.shape[:2])))])
         started = time.perf_counter()
-        for tiles in torch.split(image, data.plan.load.batch_size):
-            float(next(iter(model.predict(tiles).scores.values()))[0])  # on a GPU, wait for it
+        for batch in torch.split(tiles, data.plan.load.batch_size):
+            float(next(iter(model.predict(batch).scores.values()))[0])  # on a GPU, wait for it
         times.append(time.perf_counter() - started)
     return float(np.median(times[_WARM:] or times))

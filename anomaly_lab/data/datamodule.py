@@ -155,10 +155,15 @@ def _rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def as_input(images: Sequence[Array]) -> Tensor:
+    """Images (H, W, 3) of one size as a network gets them: float32 (B, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div_(255)
+
+
 def collate(samples: list[Sample]) -> Batch:
-    """Stack samples; images become float32 in [0, 1]."""
+    """Stack samples."""
     return Batch(
-        image=torch.from_numpy(np.stack([s["image"] for s in samples])).permute(0, 3, 1, 2).float().div_(255),
+        image=as_input([s["image"] for s in samples]),
         mask=torch.from_numpy(np.stack([s["mask"] for s in samples])).unsqueeze(1),
         label=torch.tensor([s["label"] for s in samples]),
         index=torch.tensor([s["index"] for s in samples]),

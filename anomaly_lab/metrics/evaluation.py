@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.metrics.gather import ScoreGather
-from anomaly_lab.metrics.maps import batch_of, join_tiles
+from anomaly_lab.metrics.maps import batch_of, join_tiles, rows_of
 from anomaly_lab.metrics.pixel import PixelTotals
 from anomaly_lab.metrics.pixel_tally import PixelTally, pixel_counts
 from anomaly_lab.metrics.scores import PIXEL_COUNTS
@@ -78,7 +78,7 @@ class Evaluation(nn.Module):
             return
         for row, index in enumerate(batch["index"].tolist()):
             frame = self.frames[index]
-            self._waiting.append(({k: v[row : row + 1] for k, v in about.items()}, _row(prediction, row)))
+            self._waiting.append(({k: v[row : row + 1] for k, v in about.items()}, rows_of(prediction, row, row + 1)))
             if len(self._waiting) == len(tiling.corners(*frame)):
                 rows, predictions = zip(*self._waiting, strict=True)
                 mask = tiling.stitch(torch.cat([row["mask"] for row in rows]).float(), *frame).byte()
@@ -103,15 +103,3 @@ class Evaluation(nn.Module):
                 counts = pixel_counts(prediction.anomaly_map, about["mask"], self.pixels.threshold)
         columns |= dict(zip(PIXEL_COUNTS, counts.unbind(1), strict=True))
         self.gather.update(about["index"], about["label"], columns)
-
-
-def _row(prediction: Prediction, row: int) -> Prediction:
-    def one(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor[row : row + 1]
-
-    return Prediction(
-        {name: values[row : row + 1] for name, values in prediction.scores.items()},
-        one(prediction.anomaly_map),
-        None,  # nothing here looks at reconstructions
-        {name: values[row : row + 1] for name, values in prediction.latents.items()},
-    )

@@ -46,6 +46,20 @@ def join_tiles(tiles: Prediction, tiling: Tiling, height: int, width: int) -> Pr
     return Prediction(scores, **whole, latents={name: z.mean(0, keepdim=True) for name, z in tiles.latents.items()})
 
 
+def rows_of(batch: Prediction, start: int, stop: int) -> Prediction:
+    """The prediction for some of a batch's images."""
+
+    def some(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[start:stop]
+
+    return Prediction(
+        {name: values[start:stop] for name, values in batch.scores.items()},
+        some(batch.anomaly_map),
+        some(batch.reconstruction),
+        {name: values[start:stop] for name, values in batch.latents.items()},
+    )
+
+
 def batch_of(parts: Sequence[Prediction]) -> Prediction:
     """One prediction for the images of several, in order."""
 
