@@ -13,6 +13,7 @@ from anomaly_lab.hardware import share_cores
 VERBS = {
     "train": "train a method on a dataset, or sweep over options with -m",
     "evaluate": "score a finished run again",
+    "predict": "score new pictures with a finished run",
     "reproduce": "a table or figure of a paper beside what is found here",
     "compare": "what differs between two runs, and what that did to their scores",
     "import": "make a run of another tool's scores",
@@ -41,6 +42,13 @@ The best epoch of a run that was trained with checkpoint=best:
   anomaly-lab evaluate run=RUN_DIR checkpoint=best
 Thresholds and AUROC of another of the method's scores, without training again:
   anomaly-lab evaluate run=RUN_DIR model.score=RLZ
+""",
+    "predict": """\
+Score, verdict and a picture of where, for new pictures; the same command again goes on where it stopped:
+  anomaly-lab predict run=RUN_DIR input=FOLDER output=FOLDER
+  anomaly-lab predict run=RUN_DIR input='FOLDER/*.png' output=FOLDER format=jsonl overlays=all
+  anomaly-lab predict run=RUN_DIR input=LIST.txt output=FOLDER threshold=0.3
+What cannot be read stands in errors.csv, and the exit status is 1.
 """,
     "reproduce": """\
 A table of a paper: run what it lacks, and print it beside the paper's numbers, on another dataset and at sizes that two
@@ -108,9 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "Interrupted. The same command (without force=true) goes on from the last finished epoch.", file=sys.stderr
-        )
+        print("Interrupted. The same command (without force=true) goes on where it stopped.", file=sys.stderr)
         return 130
     return status
 

@@ -37,11 +37,8 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
     Raises:
         RunError: if the run is not finished, or the images are no longer those it was tested on.
     """
-    if run.read().get("imported"):
-        raise RunError(f"{run.path} was imported: it has scores, and no model to score with.")
     config = _config(run, asked)
-    if run.status() != "finished":
-        raise RunError(f"{run.path} is {run.status()}, not finished: run its `train` command again first.")
+    run.check_trained()
     plan = _plan(run, config)
     output = _output(run, config, asked)
     if not asked["output"] and plan.sha256 != run.read().get("data_sha256"):
@@ -50,12 +47,11 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
             "something else. Give output=DIR to score them apart."
         )
 
-    from anomaly_lab.fit import build_model, load_checkpoint, restore
+    from anomaly_lab.fit import trained_model
     from anomaly_lab.trainer import quieten
 
     quieten()
-    model = build_model(config)
-    restore(model, load_checkpoint(run.checkpoints / f"{config['checkpoint']}.ckpt"))
+    model = trained_model(run, config)
     with Run(output).lock():
         from anomaly_lab.data.datamodule import DefectDataModule
         from anomaly_lab.score import score

@@ -141,6 +141,17 @@ def build_model(config: Config) -> AnomalyModel:
     return model.to(memory_format=torch.channels_last)  # as the images come; a step takes less time (LOG)
 
 
+def trained_model(run: Run, config: Config) -> AnomalyModel:
+    """The method of a finished run, as it was trained; `config` is the run's, or a change of what is no weight's.
+
+    Raises:
+        RunError: if its checkpoint is missing, damaged, or of another configuration.
+    """
+    model = build_model(config)
+    restore(model, load_checkpoint(run.checkpoints / f"{config['checkpoint']}.ckpt"))
+    return model
+
+
 def _build(where: str, node: Config, allow: tuple[str, ...]) -> AnomalyModel:
     model_class = locate(node["_target_"], AnomalyModel, allow)
     arguments = {key: value for key, value in node.items() if key not in _NOT_ARGUMENTS}

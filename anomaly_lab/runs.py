@@ -78,6 +78,11 @@ class Run:
         return self.path / "scores.csv"
 
     @property
+    def threshold_file(self) -> Path:
+        """The threshold chosen for use, if one was (`anomaly-lab threshold`)."""
+        return self.path / "threshold.json"
+
+    @property
     def leakage_file(self) -> Path:
         """Near-duplicates across training and test."""
         return self.path / "leakage.json"
@@ -137,6 +142,28 @@ class Run:
             return Split.from_json(json.loads(self.split_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.split_file} cannot be read: {error}") from None
+
+    def check_trained(self) -> None:
+        """See that there is a trained model to score with.
+
+        Raises:
+            RunError: if the folder is no run, or the run is not finished, or was imported.
+        """
+        self.config()
+        if self.read().get("imported"):
+            raise RunError(f"{self.path} was imported: it has scores, and no model to score with.")
+        if (status := self.status()) != "finished":
+            raise RunError(f"{self.path} is {status}, not finished: run its `train` command again first.")
+
+    def threshold(self) -> float | None:
+        """The score above which an image is called defective: the one chosen for use, or that of the metrics."""
+        try:
+            chosen = json.loads(self.threshold_file.read_text(encoding="utf-8"))["threshold"]
+        except FileNotFoundError:
+            chosen = self.read().get("metrics", {}).get("threshold")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.threshold_file} cannot be read: {error}. Delete it, or choose again.") from None
+        return None if chosen is None else float(chosen)
 
     def status(self) -> Status:
         """What became of the run; `interrupted` if it says running and nobody works on it."""

@@ -38,6 +38,11 @@ def main(arguments: Sequence[str]) -> int:
             f"There is no flag {unknown[0]}. {nearest(unknown[0], ['-m', '--multirun', *sorted(_PRINTING)])}"
         )
     config = check("train", arguments)
+    if not str(config["objective"]).startswith(("val_", "tune_")):
+        raise ConfigError(
+            f"objective={config['objective']} has to be a metric of val or tune, such as val_image_auroc: what is "
+            "chosen by the test says nothing about new images."
+        )
     if not flags:
         return _finish_single(run_job(config, list(arguments)))
     count = job_count(arguments)

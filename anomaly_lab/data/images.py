@@ -45,9 +45,34 @@ def read_image(path: Path, *, max_value: int | None = None) -> npt.NDArray[np.ui
         DataError: if the file is missing, empty, damaged, too large, floating-point, no image, or has
             values above `max_value`.
     """
-    values = _decode(path)
+    return _as_rgb(_decode(path), max_value, str(path))
+
+
+def to_rgb(image: Image.Image | npt.NDArray[Any], *, max_value: int | None = None) -> npt.NDArray[np.uint8]:
+    """A picture in memory as `read_image` would give it: a Pillow image, or an array (H, W), (H, W, 3) or (H, W, 4).
+
+    Raises:
+        DataError: if it is empty, floating-point, of another shape, or has values above `max_value`.
+    """
+    if isinstance(image, Image.Image):
+        try:
+            values = _of_pillow(image)
+        except ValueError as error:
+            raise DataError(f"The image cannot be used: {error}.") from None
+    else:
+        values = np.asarray(image)
+    channels = values.shape[2] if values.ndim == 3 else 1
+    if values.ndim not in (2, 3) or channels not in (1, 3, 4) or not values.size:
+        raise DataError(f"An image has to be an array (H, W), (H, W, 3) or (H, W, 4), not {values.shape}.")
+    if values.dtype.kind not in "ui":
+        raise DataError(f"An image has to be of integers, 0 to 255 or 16 bits, not {values.dtype}.")
+    values = values[..., 0] if values.ndim == 3 and channels == 1 else values
+    return _as_rgb(values[..., :3] if values.ndim == 3 else values, max_value, "The image")
+
+
+def _as_rgb(values: npt.NDArray[Any], max_value: int | None, where: str) -> npt.NDArray[np.uint8]:
     if values.dtype != np.uint8:
-        values = _to_8_bit(values, DEEP_MAX if max_value is None else max_value, path)
+        values = _to_8_bit(values, DEEP_MAX if max_value is None else max_value, where)
     return values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
 
 
@@ -146,6 +171,10 @@ def _pixels(data: bytes) -> npt.NDArray[Any]:
     image.load()  # complains of a truncated file, which cv2 may not
     if deep:
         return _deep_colour(data)
+    return _of_pillow(image)
+
+
+def _of_pillow(image: Image.Image) -> npt.NDArray[Any]:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return np.asarray(image)
@@ -178,13 +207,13 @@ def _deep_colour(data: bytes) -> npt.NDArray[Any]:
     return bgr[..., ::-1]
 
 
-def _to_8_bit(values: npt.NDArray[Any], max_value: int, path: Path) -> npt.NDArray[np.uint8]:
+def _to_8_bit(values: npt.NDArray[Any], max_value: int, where: str) -> npt.NDArray[np.uint8]:
     if max_value <= 0:
         raise ConfigError(f"dataset.max_value={max_value}: the largest value of a pixel, such as 4095, is needed.")
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > max_value:
         raise DataError(
-            f"{path}: pixel values {low} to {high} are outside 0..{max_value}. Set dataset.max_value to the largest "
+            f"{where}: pixel values {low} to {high} are outside 0..{max_value}. Set dataset.max_value to the largest "
             "value your camera gives (1023, 4095, 16383 or 65535)."
         )
     if high < 0.1 * max_value:

@@ -1,0 +1,291 @@
+"""`anomaly-lab predict`: score new pictures with a trained run. What is done stays done, whatever stops it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from anomaly_lab.config import Config, compose, plain_path
+from anomaly_lab.data.records import IMAGE_SUFFIXES, image_files
+from anomaly_lab.data.store import WORKERS
+from anomaly_lab.errors import ConfigError, DataError, RunError, require
+from anomaly_lab.runs import Run, hold, write_json
+
+if TYPE_CHECKING:
+    from anomaly_lab.detector import Detector, Pixels, Result
+
+log = logging.getLogger("anomaly_lab")
+
+_FORMATS = ("csv", "jsonl")
+_OVERLAYS = ("defective", "all", "none")
+_QUALITY = 90  # of the overlays, which are JPEG
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to score."""
+
+    path: Path
+    name: str  # below the input folder, or as it was given; unique
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `anomaly-lab predict ARGUMENTS`; the exit status is 0 when every picture is scored, 1 if some cannot be."""
+    named = [text if "=" in text and not Path(text).is_dir() else f"run={plain_path(text)}" for text in arguments]
+    asked = compose("predict", named)
+    require("format", asked["format"], _FORMATS)
+    require("overlays", asked["overlays"], _OVERLAYS)
+    for name, kind in (("threshold", int | float), ("batch_size", int)):
+        if asked[name] is not None and (not isinstance(asked[name], kind) or isinstance(asked[name], bool)):
+            raise ConfigError(f"{name}={asked[name]!r} has to be a number.")
+    run, output = Run(Path(asked["run"])), Path(asked["output"])
+    run.check_trained()
+    pictures = find_pictures(str(asked["input"]), output)
+    with hold(output):
+        counts = predict(run, pictures, output, asked)
+    _say(counts, output, asked["format"])
+    return int(counts["errors"] > 0)
+
+
+def find_pictures(source: str, output: Path) -> list[Picture]:
+    """What `input` means: one picture, a folder with all that is below it, a pattern, or a list of paths in a .txt.
+
+    What lies in `output` is left out: it may be inside of the input folder.
+
+    Raises:
+        DataError: if there is none.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        base, paths = path, list(image_files(path, recursive=True))
+    elif path.suffix.lower() == ".txt" and path.is_file():
+        base = path.parent
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        paths = [base / line.strip() for line in text.splitlines() if line.strip()]
+    elif path.is_file():
+        base, paths = path.parent, [path]
+    elif re.search(r"[*?\[]", source):
+        fixed = path.parts[: next(n for n, part in enumerate(path.parts) if re.search(r"[*?\[]", part))]
+        base = Path(*fixed) if fixed else Path()
+        found = base.glob(str(path.relative_to(base)))
+        paths = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    else:
+        raise DataError(f"input={source} is neither a file nor a folder, nor a pattern such as 'DIR/*.png'.")
+    inside = output.resolve()
+    pictures = {}
+    for file in paths:
+        if output.is_dir() and inside in file.resolve().parents:
+            continue
+        name = file.relative_to(base).as_posix() if file.is_relative_to(base) else file.as_posix()
+        pictures[name] = Picture(file, name)
+    if not pictures:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"input={source} holds no pictures ({suffixes}).")
+    return list(pictures.values())
+
+
+def predict(run: Run, pictures: Sequence[Picture], output: Path, asked: Config) -> dict[str, int]:
+    """Score the pictures that `output` does not have yet; returns how many there are, by kind.
+
+    A row of predictions.csv is written when its overlay is, and errors.csv names what cannot be scored; that is tried
+    anew each time.
+
+    Raises:
+        RunError: if the folder holds predictions of another run, or made otherwise.
+    """
+    from anomaly_lab.detector import Detector
+
+    detector = Detector(
+        run, device=asked["trainer"]["accelerator"], checkpoint=asked["checkpoint"], allow=tuple(asked["allow"])
+    )
+    if asked["threshold"] is not None:
+        detector.threshold = float(asked["threshold"])
+    if asked["batch_size"] is not None:
+        detector.batch_size = asked["batch_size"]
+    table = _table(run, detector, output, asked)
+    done = table.read()
+    errors = output / "errors.csv"
+    errors.unlink(missing_ok=True)
+    todo = [picture for picture in pictures if picture.name not in done]
+    counts = {"all": len(pictures), "before": len(pictures) - len(todo), "errors": 0}
+    # images of their own size may be large: one at a time, its tiles together
+    size = detector.batch_size if detector.framing.size is not None else 1
+    readable = _readable(_tracked(todo), detector, errors, counts, ahead=2 * size)
+    while batch := list(islice(readable, size)):
+        results = detector.predict_pixels([pixels for _, pixels in batch])
+        rows = []
+        for (picture, pixels), result in zip(batch, results, strict=True):
+            if not all(map(math.isfinite, result.scores.values())):
+                _note(errors, picture, f"its scores are not finite: {result.scores}", counts)
+                continue
+            if asked["overlays"] == "all" or (asked["overlays"] == "defective" and result.is_defective is not False):
+                _draw(output / "overlays" / f"{_safe(picture.name)}.jpg", pixels, result, detector)
+            rows.append((picture.name, result))
+        table.write(rows)
+    names = {picture.name for picture in pictures}
+    verdicts = [verdict for name, verdict in table.read().items() if name in names]
+    return counts | {"scored": len(verdicts), "defective": sum(verdict is True for verdict in verdicts)}
+
+
+class _Table:
+    """predictions.csv or .jsonl: what is complete in it stays, rows are added at its end."""
+
+    def __init__(self, path: Path, score_names: Sequence[str], *, as_json: bool) -> None:
+        self.path, self.as_json = path, as_json
+        self.columns = ["path", "verdict", "score", *score_names]
+
+    def read(self) -> dict[str, bool | None]:
+        """The pictures that have a row, and whether they were called defective; a line cut off by a kill is removed."""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+        text = io.StringIO(whole.decode("utf-8", errors="surrogateescape"), newline="")
+        try:
+            rows = [json.loads(line) for line in text] if self.as_json else list(csv.DictReader(text, strict=True))
+            verdicts = {"defective": True, "normal": False, "": None, None: None}
+            return {row["path"]: verdicts[row["verdict"]] for row in rows}
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise RunError(f"{self.path} is damaged ({error}): delete it, or give force=true.") from None
+
+    def write(self, rows: Sequence[tuple[str, Result]]) -> None:
+        """Add rows, and let them reach the disk's cache: a kill takes no whole row back."""
+        text = io.StringIO()
+        plain = csv.writer(text, lineterminator="\n")
+        quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        if not self.as_json and not (self.path.exists() and self.path.stat().st_size):
+            plain.writerow(self.columns)
+        for name, result in rows:
+            verdict = None if result.is_defective is None else "defective" if result.is_defective else "normal"
+            if self.as_json:
+                row = {"path": name, "verdict": verdict, "score": result.score, "scores": result.scores}
+                text.write(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                scores = (f"{value:.9g}" for value in (result.score, *result.scores.values()))
+                writer = quoting if "\r" in name else plain  # csv quotes it only as a part of the line terminator
+                writer.writerow([name, verdict or "", *scores])
+        with self.path.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(text.getvalue())
+
+
+def _table(run: Run, detector: Detector, output: Path, asked: Config) -> _Table:
+    """The table to go on with, after a look at whose it is."""
+    about = {
+        "run": str(run.path.resolve()),
+        "config_hash": run.read()["config_hash"],
+        "checkpoint": asked["checkpoint"],
+        "score": detector.primary_score,
+        "threshold": detector.threshold,
+        "format": asked["format"],
+        "overlays": asked["overlays"],
+    }
+    path, written = output / "predict.json", output / f"predictions.{asked['format']}"
+    if asked["force"]:
+        for old in (path, *(output / f"predictions.{kind}" for kind in _FORMATS)):
+            old.unlink(missing_ok=True)
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            others = {
+                key: (before[key], value) for key, value in about.items() if before[key] != value and key != "run"
+            }
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunError(f"{path} is damaged: give force=true to start anew.") from None
+        if others:
+            told = ", ".join(f"{key}={old}, now {new}" for key, (old, new) in others.items())
+            raise RunError(
+                f"{output} holds predictions that were made otherwise ({told}). Give another output, or force=true to "
+                "start anew."
+            )
+    elif written.exists():
+        raise RunError(f"{written} is there already, and nothing says how it was made. Give another output.")
+    write_json(path, about)
+    return _Table(written, detector.score_names, as_json=asked["format"] == "jsonl")
+
+
+def _readable(
+    pictures: Iterable[Picture], detector: Detector, errors: Path, counts: dict[str, int], ahead: int
+) -> Iterator[tuple[Picture, Pixels]]:
+    """The pictures that can be read, decoded while others are scored; the others go to errors.csv."""
+
+    def outcome(waiting: tuple[Picture, Future[Pixels]]) -> Iterator[tuple[Picture, Pixels]]:
+        picture, future = waiting
+        try:
+            yield picture, future.result()
+        except DataError as error:
+            _note(errors, picture, str(error), counts)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        queue: deque[tuple[Picture, Future[Pixels]]] = deque()
+        try:
+            for picture in pictures:
+                queue.append((picture, pool.submit(detector.read, picture.path)))
+                if len(queue) > ahead:
+                    yield from outcome(queue.popleft())
+            while queue:
+                yield from outcome(queue.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _note(errors: Path, picture: Picture, cause: str, counts: dict[str, int]) -> None:
+    is_new = not errors.exists()
+    with errors.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if is_new:
+            writer.writerow(["path", "error"])
+        writer.writerow([picture.name, cause])
+    counts["errors"] += 1
+
+
+def _draw(path: Path, pixels: Pixels, result: Result, detector: Detector) -> None:
+    import cv2
+
+    from anomaly_lab.reporting.overlay import overlay
+
+    if result.anomaly_map is None:
+        return
+    drawn = overlay(
+        pixels,
+        result.anomaly_map,
+        pixel_threshold=detector.pixel_threshold,
+        is_defective=result.is_defective is True,
+    )
+    _, encoded = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded.tobytes())
+
+
+def _safe(name: str) -> PurePosixPath:
+    """A name as a path that stays below a folder."""
+    return PurePosixPath(*("_" if part == ".." else part for part in PurePosixPath(name).parts if part != "/"))
+
+
+def _tracked(pictures: Sequence[Picture]) -> Iterable[Picture]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(pictures, "Scoring", console=Console(stderr=True))
+
+
+def _say(counts: Mapping[str, int], output: Path, kind: str) -> None:
+    before = f", {counts['before']} of them before" if counts["before"] else ""
+    log.info("%d of %d pictures scored%s: %s", counts["scored"], counts["all"], before, output / f"predictions.{kind}")
+    log.info("%d called defective.", counts["defective"])
+    if counts["errors"]:
+        log.error("%d could not be scored: %s", counts["errors"], output / "errors.csv")
