@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from anomaly_lab import load
 from anomaly_lab.cli import main
 
 HEIGHT, WIDTH, SPOT = 3000, 4000, 12  # pixels
@@ -58,4 +59,8 @@ def test_a_spot_of_12_pixels_is_found_in_tiles_and_lost_when_the_picture_is_squa
     assert gallery["image"].shape[1:] == (384, 512, 3), "as high and wide as the pictures"
     assert (gallery["mask"] == 1).any((1, 2)).sum() == 2, "a spot is not lost in the gallery"
     assert (tiled_run / "figures/cases.png").exists()
+    detector = load(tiled_run, device="cpu")
+    for row, found in zip(rows, detector.predict_all(pictures / row["path"] for row in rows), strict=True):
+        assert found.score == pytest.approx(float(row["score"]), rel=1e-6)
+        assert found.anomaly_map.shape == (HEIGHT, WIDTH)
     assert (squashed_run / "figures/cases.png").exists()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from anomaly_lab import load
 from anomaly_lab.cli import main
 from anomaly_lab.runs import Run
 
@@ -208,7 +209,7 @@ def test_what_cannot_work_is_named(overrides, why, train, caplog):
     assert why in caplog.text
 
 
-def test_a_tiled_run_scores_each_image_once(train, runs):
+def test_a_tiled_run_scores_each_image_once(train, runs, pictures):
     assert train("unet", "dataset.full_size=64", "dataset.tile_overlap=8", "predictions=all") == 0
     (run,) = runs("unet")
     gallery = np.load(run / "predictions/gallery.npz")
@@ -220,6 +221,9 @@ def test_a_tiled_run_scores_each_image_once(train, runs):
         for row in csv.DictReader(file):
             assert sum(int(row[name]) for name in ("TP", "FP", "FN", "TN")) == 64 * 64
             place = gallery["index"].tolist().index(int(row["index"]))
+            found = load(run, device="cpu").predict(pictures / row["path"])
+            assert found.score == pytest.approx(float(row["score"]), rel=1e-6)
+            assert found.anomaly_map.shape == (36, 36)
             assert float(row["max"]) == pytest.approx(gallery["anomaly_map"][place].max(), rel=1e-4)
 
 

@@ -33,7 +33,7 @@ def overlay(
     drawn = np.ascontiguousarray((image * (1 - weight) + colours * weight).round().astype(np.uint8))
     width = max(1, round(max(image.shape[:2]) / 300))
     if pixel_threshold:
-        region = (np.nan_to_num(anomaly_map, nan=-np.inf) > pixel_threshold).astype(np.uint8)
+        region = (np.nan_to_num(anomaly_map, nan=-np.inf) >= pixel_threshold).astype(np.uint8)
         lines, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(drawn, lines, -1, _LINE, width)
     if is_defective:
