@@ -14,6 +14,7 @@ VERBS = {
     "train": "train a method on a dataset, or sweep over options with -m",
     "evaluate": "score a finished run again",
     "predict": "score new pictures with a finished run",
+    "threshold": "choose the threshold that a run is used with",
     "reproduce": "a table or figure of a paper beside what is found here",
     "compare": "what differs between two runs, and what that did to their scores",
     "import": "make a run of another tool's scores",
@@ -49,6 +50,14 @@ Score, verdict and a picture of where, for new pictures; the same command again 
   anomaly-lab predict run=RUN_DIR input='FOLDER/*.png' output=FOLDER format=jsonl overlays=all
   anomaly-lab predict run=RUN_DIR input=LIST.txt output=FOLDER threshold=0.3
 What cannot be read stands in errors.csv, and the exit status is 1.
+""",
+    "threshold": """\
+The score above which a picture is called defective, chosen on held-out images and kept with the run; `predict` uses it:
+  anomaly-lab threshold RUN_DIR false_alarms=0.01
+  anomaly-lab threshold RUN_DIR miss_cost=100 false_alarm_cost=1 defect_rate=0.02
+What is in use, and back to the run's own:
+  anomaly-lab threshold RUN_DIR
+  anomaly-lab threshold RUN_DIR reset=true
 """,
     "reproduce": """\
 A table of a paper: run what it lacks, and print it beside the paper's numbers, on another dataset and at sizes that two
@@ -103,7 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: there is no verb {verb!r}. {nearest(verb, VERBS)}", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(rest):
-        what = {"reproduce": " NAME", "compare": " RUN_A RUN_B", "import": " FILE.csv"}.get(verb, "")
+        what = {"reproduce": " NAME", "compare": " RUN_A RUN_B", "threshold": " RUN_DIR", "import": " FILE.csv"}.get(
+            verb, ""
+        )
         print(f"anomaly-lab {verb}{what} [key=value ...]: {VERBS[verb]}\n\n{_EXAMPLES[verb]}")
         return 0
     share_cores()

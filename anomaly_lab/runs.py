@@ -157,13 +157,23 @@ class Run:
 
     def threshold(self) -> float | None:
         """The score above which an image is called defective: the one chosen for use, or that of the metrics."""
+        chosen = self.chosen_threshold() or self.read().get("metrics", {})
+        return chosen.get("threshold")
+
+    def chosen_threshold(self) -> dict[str, Any] | None:
+        """The content of threshold.json, None if there is none.
+
+        Raises:
+            RunError: if it is damaged.
+        """
         try:
-            chosen = json.loads(self.threshold_file.read_text(encoding="utf-8"))["threshold"]
+            content: dict[str, Any] = json.loads(self.threshold_file.read_text(encoding="utf-8"))
+            float(content["threshold"])
         except FileNotFoundError:
-            chosen = self.read().get("metrics", {}).get("threshold")
+            return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.threshold_file} cannot be read: {error}. Delete it, or choose again.") from None
-        return None if chosen is None else float(chosen)
+        return content
 
     def status(self) -> Status:
         """What became of the run; `interrupted` if it says running and nobody works on it."""
