@@ -15,6 +15,7 @@ VERBS = {
     "evaluate": "score a finished run again",
     "predict": "score new pictures with a finished run",
     "threshold": "choose the threshold that a run is used with",
+    "export": "a finished run as one file for other programs",
     "reproduce": "a table or figure of a paper beside what is found here",
     "compare": "what differs between two runs, and what that did to their scores",
     "import": "make a run of another tool's scores",
@@ -58,6 +59,11 @@ The score above which a picture is called defective, chosen on held-out images a
 What is in use, and back to the run's own:
   anomaly-lab threshold RUN_DIR
   anomaly-lab threshold RUN_DIR reset=true
+""",
+    "export": """\
+The network, its scores and threshold as one file, whose scores are compared with ours before it is handed on:
+  anomaly-lab export RUN_DIR format=onnx
+  anomaly-lab export RUN_DIR format=torch output=FILE.pt2
 """,
     "reproduce": """\
 A table of a paper: run what it lacks, and print it beside the paper's numbers, on another dataset and at sizes that two

@@ -50,6 +50,9 @@ class Detector:
     """A trained method with all that is done to a picture before it.
 
     Attributes:
+        model: the method, in eval mode.
+        framing: what is done to a picture first.
+        tiling: how one that is larger than the network's input is cut.
         threshold: the score above which a picture is called defective; None: nothing is called anything.
         pixel_threshold: the value of the anomaly map above which a pixel is, where the method has one of its own, such
             as a probability of 0.5.
@@ -75,15 +78,15 @@ class Detector:
         quieten()
         trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)
         self._precision = trainer.precision_plugin
-        self._model = trained_model(run, config)
-        self._precision.convert_module(self._model)  # in place
-        self._model.to(trainer.strategy.root_device).eval()
+        self.model = trained_model(run, config)
+        self._precision.convert_module(self.model)  # in place
+        self.model.to(trainer.strategy.root_device).eval()
         self.framing = Framing(plan.full_size, load.resize, smallest=load.image_size)
         self.tiling = Tiling(load.image_size, load.tile_overlap)
         self.max_value, self.batch_size = load.max_value, load.batch_size
         self.threshold = run.threshold()
         self.pixel_threshold: float | None = metrics.get("pixel_threshold") if is_segmenter(metrics) else None
-        self.score_names, self.primary_score = self._model.score_names, self._model.primary_score
+        self.score_names, self.primary_score = self.model.score_names, self.model.primary_score
 
     def predict(self, image: Picture) -> Result:
         """Score one picture: a path, a Pillow image, or an array (H, W) or (H, W, 3) of integers.
@@ -113,7 +116,7 @@ class Detector:
         """Score 8-bit RGB pictures (H, W, 3) of any sizes together."""
         with self._forward():
             found = predict_images(
-                self._model, [self.framing.image(image) for image in images], self.tiling, self.batch_size
+                self.model, [self.framing.image(image) for image in images], self.tiling, self.batch_size
             )
         return [self._result(each, *image.shape[:2]) for each, image in zip(found, images, strict=True)]
 

@@ -37,6 +37,7 @@ class AnoGAN(GAN):
     """
 
     primary_score = "anomaly"  # Eq. 6
+    exportable = False
     score_names = ("anomaly", "residual", "discrimination", "max", "top", "peak")
     latent_names = ("z",)
 

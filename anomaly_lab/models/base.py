@@ -48,6 +48,7 @@ class AnomalyModel(LightningModule, ABC):
     latent_names: ClassVar[tuple[str, ...]] = ()
     fits_once: ClassVar[bool] = False  # one pass over the training images is all
     has_map: ClassVar[bool] = True
+    exportable: ClassVar[bool] = True  # its scores are one pass, without gradients
     streams: ClassVar[tuple[str, ...]] = ("unlabelled", "all")  # of one of which its batches come
     pixel_threshold: ClassVar[float | None] = None  # of the anomaly map; None: fitted on labelled images
     map_is_probability: ClassVar[bool] = False
@@ -86,8 +87,12 @@ class AnomalyModel(LightningModule, ABC):
         """The network's input (B, 3, H, W), and the way back to the scale of the image."""
         if self._input_norm == "none":
             return image, lambda x: x
-        mean = image.mean((1, 2, 3), keepdim=True)
-        std = image.std((1, 2, 3), keepdim=True).clamp_min(1e-3)  # a blank image stays blank
+        if torch.compiler.is_exporting():  # ONNX Runtime adds up naively: 50,000 values in one go are off by 1e-5
+            mean, count = _mean_by_rows(image), image[0].numel()
+            std = (_mean_by_rows((image - mean).square()) * (count / (count - 1))).sqrt()
+        else:
+            mean, std = image.mean((1, 2, 3), keepdim=True), image.std((1, 2, 3), keepdim=True)
+        std = std.clamp_min(1e-3)  # a blank image stays blank
         return (image - mean) / std, lambda x: x * std + mean
 
     def on_train_epoch_start(self) -> None:
@@ -142,3 +147,8 @@ class AnomalyModel(LightningModule, ABC):
 
     def _evaluate(self, batch: Batch) -> None:
         self.evaluation.update(batch, self.predict(batch["image"]))
+
+
+def _mean_by_rows(image: Tensor) -> Tensor:
+    """The mean of each image (B, C, H, W), as (B, 1, 1, 1)."""
+    return image.mean(3, keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)

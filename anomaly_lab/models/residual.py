@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torch.nn import functional as F
 
 from anomaly_lab.models.base import Restore
 
@@ -28,15 +28,23 @@ def residual_map(x: Tensor, x_hat: Tensor, kind: Residual, restore: Restore = la
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of images in [0, 1], at each pixel and averaged over channels: (B, 1, H, W)."""
+    """Structural similarity of images in [0, 1] (Wang et al. 2004, Eq. 13, with square windows), at each pixel and
+    averaged over channels: (B, 1, H, W).
+
+    Written out, as torchmetrics' version cannot be exported for batches of any size.
+    """
+
+    def local_mean(x: Tensor) -> Tensor:
+        border = WINDOW // 2
+        return F.avg_pool2d(F.pad(x, (border, border, border, border), mode="reflect"), WINDOW, stride=1)
+
     with torch.autocast(a.device.type, enabled=False):  # variances are differences of nearly equal numbers
-        found = structural_similarity_index_measure(
-            a.float(),
-            b.float(),
-            gaussian_kernel=False,
-            kernel_size=WINDOW,
-            data_range=1.0,
-            reduction="none",
-            return_full_image=True,
-        )
-    return found[1].mean(1, keepdim=True)
+        a, b = a.float(), b.float()
+        mean_a, mean_b = local_mean(a), local_mean(b)
+        var_a = (local_mean(a * a) - mean_a.square()).clamp_min(0)
+        var_b = (local_mean(b * b) - mean_b.square()).clamp_min(0)
+        covariance = local_mean(a * b) - mean_a * mean_b
+        c1, c2 = 0.01**2, 0.03**2
+        luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
+        structure = (2 * covariance + c2) / (var_a + var_b + c2)
+        return (luminance * structure).mean(1, keepdim=True)
