@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_lab.experiment import Axis, Cell
-from anomaly_lab.reporting.paper_table import Grid, here, notes, number_text, printed_text
+from anomaly_lab.reporting.paper_table import Grid, difference_rows, here, notes, number_text, printed_text
 from anomaly_lab.reporting.reproduction import Reproduction
 from anomaly_lab.reporting.tables import MISSING
 from anomaly_lab.runs import csv_text, write_text
@@ -50,6 +50,9 @@ def _markdown(found: Reproduction) -> str:
                 for source in own
             ]
         lines.append(cells)
+    if differences := difference_rows(found):
+        head, *rows = differences
+        lines += ["", head, ["---"] * len(head), *rows]
     lines += ["", *(f"- {note}" for note in notes(found)), ""]
     return "\n".join(line if isinstance(line, str) else f"| {' | '.join(line)} |" for line in lines)
 

@@ -102,16 +102,23 @@ def _terminal_cell(found: Reproduction, cell: Cell) -> Text:
 
 
 def _difference_table(found: Reproduction) -> list[RenderableType]:
-    differences = list(found.differences())
-    if not differences or all(difference.spread.count < 2 for _, _, difference in differences):
-        return []
-    last = differences[0][1]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, title_justify="left")
-    for heading in (f"{last} less", "on", "of", "difference", f"{LEVEL:.0%} interval", "p"):
-        table.add_column(heading, overflow="fold")
-    for cell, _, difference in differences:
-        table.add_row(cell.method, cell.dataset, cell.metric, *_difference(difference))
-    return [table, Text()]
+    for number, row in enumerate(rows := difference_rows(found)):
+        for heading in row if number == 0 else ():
+            table.add_column(heading, overflow="fold")
+        if number:
+            table.add_row(*row)
+    return [table, Text()] if rows else []
+
+
+def difference_rows(found: Reproduction) -> list[list[str]]:
+    """Differences on the same seeds as a table, its headings first; nothing where there are no two seeds."""
+    differences = list(found.differences())
+    if all(difference.spread.count < 2 for _, _, difference in differences):
+        return []
+    heading = [f"{differences[0][1]} less", "on", "of", "difference", f"{LEVEL:.0%} interval", "p"]
+    rows = [[cell.method, cell.dataset, cell.metric, *_difference(found)] for cell, _, found in differences]
+    return [heading, *rows]
 
 
 def _difference(difference: Difference) -> tuple[str, str, str]:

@@ -102,9 +102,11 @@ def test_the_files_hold_what_the_terminal_shows(found, tmp_path):
     assert rows["CSD", "DPAE", "F1"]["mean"] == ""
     assert rows["MT", "floor: all defective", "F1"]["mean"] == "0.85"
     assert rows["MT", "floor: all defective", "AUC"]["mean"] == ""
-    (header,) = re.findall(r"^\| .*AUC.*\|$", written["table.md"], re.M)
+    header, *_ = re.findall(r"^\| .*AUC.*\|$", written["table.md"], re.M)
     assert header.startswith("|  | MT, AUC | Table 4 | MT, F1 | Table 4 |")
     assert "| DPAE | 0.910 ± 0.017 [0.867, 0.953] | 0.91 undecided |" in written["table.md"]
+    assert "| DPAE less | on | of | difference | 95% interval | p |" in written["table.md"]
+    assert re.search(r"^\| AE_1 \| MT \| AUC \| \+0\.\d{3} ± ", written["table.md"], re.M)
     (difference, _) = rows_of(written["differences.csv"])
     assert (difference["method"], difference["less"]) == ("DPAE", "AE_1")
 
