@@ -16,6 +16,7 @@ VERBS = {
     "predict": "score new pictures with a finished run",
     "threshold": "choose the threshold that a run is used with",
     "export": "a finished run as one file for other programs",
+    "report": "one HTML page of a folder of runs",
     "reproduce": "a table or figure of a paper beside what is found here",
     "compare": "what differs between two runs, and what that did to their scores",
     "import": "make a run of another tool's scores",
@@ -64,6 +65,13 @@ What is in use, and back to the run's own:
 The network, its scores and threshold as one file, whose scores are compared with ours before it is handed on:
   anomaly-lab export RUN_DIR format=onnx
   anomaly-lab export RUN_DIR format=torch output=FILE.pt2
+""",
+    "report": """\
+A page that opens in a browser without anything else: leaderboard, curves, scores with a threshold to drag, pictures:
+  anomaly-lab report runs_dir=DIR output=FILE.html
+  anomaly-lab report runs_dir=DIR output=FILE.html run=RUN_DIR images=folder
+The pictures are those of one run, the latest unless run= names another; images=folder puts them at full size beside it.
+Options: dataset=NAME  model=NAME  tag=WORD (which runs)  title=TEXT
 """,
     "reproduce": """\
 A table of a paper: run what it lacks, and print it beside the paper's numbers, on another dataset and at sizes that two

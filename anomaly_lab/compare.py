@@ -15,7 +15,7 @@ from anomaly_lab.metrics.image import bootstrap_aurocs, missing_class
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.metrics.statistics import LEVEL
 from anomaly_lab.reporting.comparison import SIDES, Comparison, Paired, comparison
-from anomaly_lab.runs import Run, csv_text, write_text
+from anomaly_lab.runs import Run, csv_text, flat_options, write_text
 
 _RESAMPLES = 2000
 _LISTS = ("train_normal", "unlabelled", "labelled", "val", "tune", "test")
@@ -48,17 +48,9 @@ def compare(a: Run, b: Run) -> Comparison:
         if (status := run.status() if run.config_file.exists() else "no run directory") != "finished":
             raise RunError(f"{run.path} is {status}, not finished.")
     contents = [run.read() for run in (a, b)]
-    config = _differences(*(_flat(run.config()) for run in (a, b)))
-    versions = _differences(*(_flat({"git_sha": c.get("git_sha"), **c.get("versions", {})}) for c in contents))
+    config = _differences(*(flat_options(run.config()) for run in (a, b)))
+    versions = _differences(*(flat_options({"git_sha": c.get("git_sha"), **c.get("versions", {})}) for c in contents))
     return Comparison((a.path, b.path), config, versions, _split(a, b), _scores(a, b, contents))
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -323,6 +323,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def flat_options(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration with dotted names: `model.latent_dim` of {"model": {"latent_dim": 32}}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flat_options(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
+
+
 def git_sha() -> str | None:
     """The commit of the checkout that the package runs from, with `-dirty` if it was changed; None elsewhere."""
     here = Path(__file__).parent

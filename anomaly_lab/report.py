@@ -1,0 +1,72 @@
+"""`anomaly-lab report`: one HTML page of a folder of runs, which opens anywhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from anomaly_lab.config import option_of, own_options
+from anomaly_lab.errors import ConfigError, RunError, nearest, require
+from anomaly_lab.list_runs import find
+from anomaly_lab.reporting.page.build import Source, page
+from anomaly_lab.reporting.run_list import Entry
+from anomaly_lab.runs import Run, write_text
+
+log = logging.getLogger("anomaly_lab")
+
+_OPTIONS = ("runs_dir", "output", "run", "images", "title", "model", "dataset", "tag")
+LARGEST = 25  # MiB that a page is meant to stay under
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `anomaly-lab report ARGUMENTS`."""
+    for text in arguments:
+        if "=" not in text or option_of(text) not in _OPTIONS:
+            raise ConfigError(f"report has no option {text!r}. {nearest(option_of(text), _OPTIONS)}")
+    asked = own_options(arguments, _OPTIONS)
+    runs_dir = Path(asked.get("runs_dir", "runs"))
+    if not runs_dir.is_dir():
+        raise ConfigError(f"runs_dir={runs_dir} is no folder.")
+    require("images", asked.get("images", "thumbnails"), ("thumbnails", "folder"))
+    output = Path(asked.get("output", runs_dir / "report.html"))
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"output={output} has to be a file that ends with .html.")
+    entries = [
+        entry
+        for entry in find(runs_dir)
+        if asked.get("model", entry.model) == entry.model
+        and asked.get("dataset", entry.dataset) in (entry.dataset, entry.dataset.partition("-")[0])
+        and ("tag" not in asked or asked["tag"] in entry.content.get("tags", ()))
+    ]
+    if not any(entry.status == "finished" for entry in entries):
+        raise RunError(f"{runs_dir} has no finished run to report on.")
+    shown = _named(asked["run"]) if "run" in asked else _latest(entries)
+    pictures = output.parent / f"{output.stem}_images" if asked.get("images") == "folder" else None
+    text, gaps = page(Source(runs_dir, entries, shown, pictures, asked.get("title", f"Runs of {runs_dir.name}")))
+    write_text(output, text)
+    for gap in gaps:
+        log.warning("%s", gap)
+    size = output.stat().st_size / 2**20
+    log.info("%d runs: %s (%.1f MiB)", len(entries), output, size)
+    if shown is not None:
+        log.info("Scores and pictures are those of %s; run=RUN_DIR shows another.", shown.path)
+    if size > LARGEST:
+        log.warning("The page is larger than %d MiB: run= with a smaller gallery makes it lighter.", LARGEST)
+    return 0
+
+
+def _named(path: str) -> Run:
+    run = Run(Path(path))
+    run.config()
+    if (status := run.status()) != "finished":
+        raise RunError(f"run={path} is {status}, not finished.")
+    return run
+
+
+def _latest(entries: Sequence[Entry]) -> Run | None:
+    """The finished run that was changed last and has pictures, or else any; no score has a say in it."""
+    finished = [entry for entry in entries if entry.status == "finished" and entry.run.scores_file.exists()]
+    with_pictures = [entry for entry in finished if (entry.run.path / "predictions" / "gallery.npz").exists()]
+    latest = max(with_pictures or finished, key=lambda entry: entry.changed, default=None)
+    return None if latest is None else latest.run

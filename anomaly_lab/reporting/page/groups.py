@@ -1,0 +1,145 @@
+"""Runs that differ in nothing but their seeds, as one row of the leaderboard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from anomaly_lab.metrics.statistics import Spread, spread
+from anomaly_lab.reporting.run_list import Entry
+from anomaly_lab.runs import flat_options
+
+Options = dict[str, Any]
+
+# what repeats a run, says where it lies or where it runs
+_APART = {
+    *("seed", "dataset.split_seed", "runs_dir", "force", "predictions", "tags", "allow", "objective", "dataset.root"),
+    *("dataset.num_workers", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.estimate"),
+    *("model.stage1_hash", "model.autoencoder", "model._target_", "dataset._target_"),
+}
+
+
+# what decides which images are tested, beside the seed
+_SPLIT = tuple(
+    f"dataset.{name}"
+    for name in (
+        *("protocol", "split", "tuning", "labelled_per_type", "unlabelled_per_type", "label_reserve"),
+        *("train_count", "val_count", "val_fraction", "test_normal_count", "test_fraction"),
+    )
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The finished runs of one configuration.
+
+    Attributes:
+        options: what all of them share, by dotted name.
+        runs: by seed.
+    """
+
+    options: Options
+    runs: tuple[Entry, ...]
+
+    @property
+    def dataset(self) -> str:
+        """With its category."""
+        return self.runs[0].dataset
+
+    @property
+    def model(self) -> str:
+        """The method."""
+        return self.runs[0].model
+
+    @cached_property
+    def values(self) -> dict[str, list[float]]:
+        """Each metric that is a number in all of the runs, by seed."""
+        metrics = [entry.content["metrics"] for entry in self.runs]
+        return {
+            name: [float(one[name]) for one in metrics]
+            for name in metrics[0]
+            if all(isinstance(one.get(name), int | float) for one in metrics)
+        }
+
+    def spread(self, metric: str) -> Spread | None:
+        """A metric's mean and spread over the seeds; None where it is not known."""
+        values = self.values.get(metric)
+        return spread(values) if values else None
+
+
+def group_runs(runs: Sequence[tuple[Entry, Mapping[str, Any]]]) -> list[Group]:
+    """Finished runs, each with its configuration, by what they share; sorted by dataset, method and options."""
+    found: dict[tuple[Any, ...], list[Entry]] = {}
+    options: dict[tuple[Any, ...], Options] = {}
+    for entry, config in runs:
+        own = {
+            key: value
+            for key, value in flat_options(config).items()
+            if value is not None and key not in _APART and not key.startswith("logger.")
+        }
+        key = (entry.dataset, entry.model, tuple(sorted((name, repr(value)) for name, value in own.items())))
+        found.setdefault(key, []).append(entry)
+        options[key] = own
+    return [
+        Group(options[key], tuple(sorted(entries, key=lambda entry: entry.content.get("seed", 0))))
+        for key, entries in sorted(found.items())
+    ]
+
+
+@dataclass(frozen=True)
+class Name:
+    """How a group is called among others: by what differs.
+
+    Attributes:
+        tested: the dataset and how it is split, such as `mt, split=random`.
+        method: the method and its options, such as `dpae latent_dim=32`.
+    """
+
+    tested: str
+    method: str
+
+
+def name_all(groups: Sequence[Group]) -> dict[Group, Name]:
+    """A name for each group, without the options that all others of its dataset, or dataset and method, share."""
+    tested = {}
+    for group in groups:
+        others = [other for other in groups if other.dataset == group.dataset]
+        tested[group] = ", ".join([group.dataset, *_differing(group, others, _SPLIT)])
+    found = {}
+    for group in groups:
+        others = [other for other in groups if (tested[other], other.model) == (tested[group], group.model)]
+        names = sorted({name for other in others for name in other.options}.difference(_SPLIT))
+        found[group] = Name(tested[group], " ".join([group.model, *_differing(group, others, names)]))
+    return found
+
+
+def _differing(group: Group, others: Sequence[Group], names: Sequence[str]) -> list[str]:
+    """The options among `names` in which a group is not as all others, such as `latent_dim=32`."""
+    varying = [name for name in names if len({repr(other.options.get(name)) for other in others}) > 1]
+    short = {name: name.rpartition(".")[2] for name in varying}
+    unique = Counter(short.values())
+    return [
+        f"{short[name] if unique[short[name]] == 1 else name}={_short(group.options[name])}"
+        for name in varying
+        if name in group.options
+    ]
+
+
+def over_size(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups that differ in nothing but model.latent_dim, at least two sizes together, from the smallest on."""
+    name = "model.latent_dim"
+    found: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        rest = tuple(sorted((key, repr(value)) for key, value in group.options.items() if key != name))
+        if isinstance(group.options.get(name), int):
+            found.setdefault((group.dataset, group.model, rest), []).append(group)
+    lines = [sorted(line, key=lambda group: group.options[name]) for line in found.values()]
+    return [line for line in lines if len({group.options[name] for group in line}) > 1]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:39] + "…"
