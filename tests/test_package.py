@@ -38,13 +38,13 @@ def imports(path):
     ],
 )
 def test_imports_run_one_way(folder, may_not_know):
-    for path in (PACKAGE / folder).glob("*.py"):
+    for path in (PACKAGE / folder).rglob("*.py"):
         known = {name.split(".")[1] for name in imports(path) if name.startswith("anomaly_lab.")}
         assert not known & may_not_know, path.name
 
 
 def test_reporting_imports_neither_torch_nor_pyplot():
-    for path in (PACKAGE / "reporting").glob("*.py"):
+    for path in (PACKAGE / "reporting").rglob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & HEAVY, path.name
         assert "matplotlib.pyplot" not in imports(path), path.name
 

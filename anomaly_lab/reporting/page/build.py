@@ -19,7 +19,7 @@ from anomaly_lab.errors import RunError
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting.figures import read_gallery
 from anomaly_lab.reporting.page.groups import Group, Name, group_runs, name_all, over_size
-from anomaly_lab.reporting.page.pictures import Gallery, as_text, file_as_webp
+from anomaly_lab.reporting.page.pictures import Gallery, file_as_webp
 from anomaly_lab.reporting.run_list import Entry
 from anomaly_lab.reporting.tables import duration
 from anomaly_lab.runs import Run
@@ -230,7 +230,7 @@ def _shown(source: Source, gaps: list[str]) -> dict[str, Any]:
         shown["kinds"] = gallery.kinds
         shown["places"] = [row_of[int(index)] for index in arrays["index"]]
         shown["index"] = [int(index) for index in arrays["index"]]
-        shown["strips"] = [as_text(strip) for strip in gallery.strips()]
+        shown["strips"] = gallery.strips()
         if source.pictures is not None:
             gallery.write(source.pictures)
             shown["full"] = source.pictures.name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,9 @@ from anomaly_lab.types import DEFECTIVE, IGNORE
 Arrays = Mapping[str, npt.NDArray[Any]]
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 
-SIDE = 96  # of a thumbnail, in pixels
-_QUALITY = 55  # a strip takes about 5 kB
+_LOOKS = ((96, 55), (96, 30), (72, 30), (48, 30))  # side of a thumbnail in pixels, and WebP's quality
+_BUDGET = 16 * 2**20  # bytes of all strips as base64; a few thousand need the smaller looks
+_TRIED = 16  # strips whose size says how all will be
 _TRUTH = {DEFECTIVE: (240, 228, 66), IGNORE: (110, 110, 110)}  # on black
 
 
@@ -42,10 +43,18 @@ class Gallery:
         kinds = ["image", *(["reconstruction", "difference"] if "reconstruction" in has else [])]
         return kinds + [name for name in ("map", "truth") if {"map": "anomaly_map", "truth": "mask"}[name] in has]
 
-    def strips(self) -> Iterator[bytes]:
-        """A WebP for each image: its thumbnails side by side, in the order of `kinds`."""
-        for place in range(len(self.arrays["index"])):
-            yield _webp(np.hstack([_thumbnail(picture) for picture in self.pictures(place).values()]), _QUALITY)
+    def strips(self) -> list[str]:
+        """A WebP for each image as base64: its thumbnails side by side, in the order of `kinds`."""
+        count = len(self.arrays["index"])
+        tried = range(0, count, max(1, count // _TRIED))
+        for side, quality in _LOOKS:  # the last will have to do
+            sizes = [len(self._strip(place, side, quality)) for place in tried]
+            if sum(sizes) / len(sizes) * count <= _BUDGET:
+                break
+        return [self._strip(place, side, quality) for place in range(count)]
+
+    def _strip(self, place: int, side: int, quality: int) -> str:
+        return _as_text(_webp(np.hstack([_thumbnail(each, side) for each in self.pictures(place).values()]), quality))
 
     def pictures(self, place: int) -> dict[str, Pixels]:
         """The pictures of one image by their kind, at the size they were kept. Maps of a run share one colour scale."""
@@ -84,11 +93,6 @@ class Gallery:
                 (folder / f"{int(index)}-{kind}.webp").write_bytes(_webp(picture, 90))
 
 
-def as_text(strip: bytes) -> str:
-    """A strip as base64."""
-    return base64.b64encode(strip).decode("ascii")
-
-
 def file_as_webp(path: Path, width: int) -> str:
     """A picture file as base64 WebP, at most `width` pixels wide."""
     from PIL import Image
@@ -97,7 +101,11 @@ def file_as_webp(path: Path, width: int) -> str:
         image.thumbnail((width, 10 * width))
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, "WEBP", quality=75)
-    return as_text(buffer.getvalue())
+    return _as_text(buffer.getvalue())
+
+
+def _as_text(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _hot(values: npt.NDArray[Any], highest: float) -> Pixels:
@@ -108,14 +116,14 @@ def _hot(values: npt.NDArray[Any], highest: float) -> Pixels:
     return np.ascontiguousarray(coloured[..., ::-1]).astype(np.uint8, copy=False)
 
 
-def _thumbnail(picture: Pixels) -> Pixels:
+def _thumbnail(picture: Pixels, side: int) -> Pixels:
     import cv2
 
-    scale = SIDE / max(picture.shape[:2])
+    scale = side / max(picture.shape[:2])
     size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    sheet = np.zeros((SIDE, SIDE, 3), np.uint8)
-    top, left = (SIDE - small.shape[0]) // 2, (SIDE - small.shape[1]) // 2
+    sheet = np.zeros((side, side, 3), np.uint8)
+    top, left = (side - small.shape[0]) // 2, (side - small.shape[1]) // 2
     sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
     return sheet
 
