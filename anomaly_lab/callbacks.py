@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import save_image
 
 from anomaly_lab.errors import TrainingError
 from anomaly_lab.runs import write_text
@@ -88,7 +87,7 @@ class Samples(Callback):
     """Saves pictures of what a GAN has learnt after epochs 1, 2, 4, 8 and so on, and after the last one.
 
     Args:
-        folder: where `epoch_0001.png` and so on go; a logger that takes images gets them too.
+        folder: where `epoch_0001.png` and so on go.
         image: what the model is shown, (N, 3, H, W) in [0, 1].
     """
 
@@ -108,8 +107,6 @@ class Samples(Callback):
         pl_module.train()
         self.folder.mkdir(parents=True, exist_ok=True)
         save_image(pictures, self.folder / f"epoch_{epoch:04}.png", nrow=8)
-        if isinstance(trainer.logger, WandbLogger):
-            trainer.logger.log_image("samples", [make_grid(pictures, nrow=8)], caption=[f"epoch {epoch}"])
 
 
 class SeedEachBatch(Callback):

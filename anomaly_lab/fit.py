@@ -21,11 +21,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from anomaly_lab.callbacks import History, ProgressBar, Samples, SeedEachBatch
 from anomaly_lab.config import ASKED, Config, as_partial, locate
+from anomaly_lab.dashboard import Dashboard, SendEpochs, open_dashboard
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.hardware import shows_bars
-from anomaly_lab.loggers import make_logger
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.models.gan import GAN
 from anomaly_lab.reporting.tables import duration
@@ -64,14 +64,20 @@ def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> 
         )
     data = DefectDataModule(plan, config["seed"])
     data.prepare(progress=shows_bars())
-    history = train(config, run, model, data)
-    started = time.perf_counter()
-    results = score(config, data, model, run.path, run.splits)
-    results["seconds"] |= {"train": history.seconds, "evaluate": time.perf_counter() - started}
+    with open_dashboard(config, run) as dashboard:
+        history = train(config, run, model, data, dashboard)
+        started = time.perf_counter()
+        results = score(config, data, model, run.path, run.splits)
+        results["seconds"] |= {"train": history.seconds, "evaluate": time.perf_counter() - started}
+        if dashboard is not None:
+            dashboard.log_epochs(history.rows)  # where it was cut off after the training, all of them
+            dashboard.finish(run, results)
     return results
 
 
-def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule) -> History:
+def train(
+    config: Config, run: Run, model: AnomalyModel, data: DefectDataModule, dashboard: Dashboard | None = None
+) -> History:
     """Bring `model` to the checkpoint that counts, leaving only its weights on disk."""
     history = History(run.path / "curves.csv")
     last, best = run.checkpoints / "last.ckpt", run.checkpoints / "best.ckpt"
@@ -91,18 +97,19 @@ def train(config: Config, run: Run, model: AnomalyModel, data: DefectDataModule)
             callbacks.insert(-1, Samples(run.path / "samples", data.examples(_SAMPLES)))
         if wants_best:
             callbacks.insert(-1, _best_checkpoint(run.checkpoints))  # before `last`, which marks the epoch as done
-        with make_logger(config, run) as logger:
-            trainer = make_trainer(
-                config,
-                max_epochs=epochs,
-                callbacks=callbacks,
-                logger=logger,
-                limit_val_batches=None if wants_best else 0,
-                num_sanity_val_steps=0,
-                default_root_dir=run.path,
-            )
-            resume = last if checkpoint is not None else None
-            trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+        if dashboard is not None:
+            callbacks.insert(-1, SendEpochs(dashboard, history))
+        trainer = make_trainer(
+            config,
+            max_epochs=epochs,
+            callbacks=callbacks,
+            logger=False,
+            limit_val_batches=None if wants_best else 0,
+            num_sanity_val_steps=0,
+            default_root_dir=run.path,
+        )
+        resume = last if checkpoint is not None else None
+        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
         if epochs == 0 or model.fits_once:  # untrained, to compare with; or without steps, which Lightning counts by
             _save_weights(last, {"state_dict": model.state_dict(), "epoch": epochs - 1}, history)
         for path in (last, best):

@@ -158,6 +158,10 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
         texts = _stage1_overrides(node["stage1"]["name"], node["stage1"]["learns_from"], overrides)
         first = compose("train", texts)
         first["trainer"]["precision"] = resolve_precision(first["trainer"]["precision"])
+        first["logger"] |= {key: config["logger"][key] for key in ("group",) if key in config["logger"]}
+        for each, name in ((first, "stage 1"), (config, "stage 2")):
+            if "job_type" in each["logger"]:
+                each["logger"]["job_type"] = each["logger"]["job_type"] or name
         stage = FirstStage(Run.of(first, make_plan(first["dataset"], tuple(first["allow"]))), first, texts)
     node["stage1"] = stage.config["model"]
     # a given run may lie anywhere: its path says nothing

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"output={folder} cannot be a folder ({error.strerror}).") from None
     if asked.experiment.needs_runs:
         names = [f"{one.method} on {one.dataset}, seed {one.seed}" for one in missing]
-        run_jobs([one.overrides for one in missing], asked.runs_dir, asked.launcher, names)
+        run_jobs([one.overrides for one in missing], asked.runs_dir, asked.launcher, names, asked.place)
     _show(asked, needed, folder)
     return int(asked.experiment.needs_runs and any(not one.is_finished for one in missing))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from anomaly_lab.config import compose, conf_dir, hash_of, option_of, plain_path, resolve
+from anomaly_lab.config import compose, conf_dir, hash_of, option_of, plain_path, resolve, sweep_values
 from anomaly_lab.errors import LabError, RunError, nearest, require
 from anomaly_lab.hardware import one_of_many, share_cores
 from anomaly_lab.jobs import Outcome, run_job
@@ -53,7 +53,7 @@ def multirun(overrides: Sequence[str], count: int | None, runs_dir: Path) -> lis
 
     A search may not say beforehand how many it will make: None.
     """
-    folder = _new_folder(runs_dir, count)
+    folder = _new_folder(runs_dir, count, name=_name_of(overrides))
     # Hydra's parser wants its flag before the overrides
     with hold(folder):
         hand_to_hydra("train", ["--multirun", *overrides, f"hydra.sweep.dir={plain_path(str(folder))}"])
@@ -61,12 +61,16 @@ def multirun(overrides: Sequence[str], count: int | None, runs_dir: Path) -> lis
 
 
 def run_jobs(
-    jobs: Sequence[Sequence[str]], runs_dir: Path, launcher: Sequence[str], names: Sequence[str]
+    jobs: Sequence[Sequence[str]], runs_dir: Path, launcher: Sequence[str], names: Sequence[str], name: str
 ) -> list[Outcome]:
-    """Jobs of which each has its own overrides and a name, as far as they came; `launcher` are Hydra's options."""
+    """Jobs of which each has its own overrides and a name, as far as they came; `launcher` are Hydra's options.
+
+    `name` is that of all together.
+    """
     if not jobs:
         return []
-    folder = _new_folder(runs_dir, len(jobs), jobs=[list(overrides) for overrides in jobs], names=list(names))
+    listed = [list(overrides) for overrides in jobs]
+    folder = _new_folder(runs_dir, len(jobs), name=name, jobs=listed, names=list(names))
     numbers = ",".join(map(str, range(len(jobs))))
     options = [f"list={plain_path(str((folder / _JOBS).absolute()))}", f"number={numbers}"]
     with hold(folder):
@@ -101,8 +105,8 @@ def _job(composed: Any) -> float | None:
         share_cores()
         one_of_many(hydra.job.num)
     folder = Path(hydra.sweep.dir)
+    listed = json.loads((folder / _JOBS).read_text(encoding="utf-8"))
     if "list" in composed:
-        listed = json.loads(Path(composed.list).read_text(encoding="utf-8"))
         overrides, name = listed["jobs"][composed.number], listed["names"][composed.number]
     else:
         # Hydra escapes the braces of `${seed}` when it writes a sweep's values out
@@ -112,7 +116,10 @@ def _job(composed: Any) -> float | None:
     log.info("job %s: %s", hydra.job.num, name)
     try:
         while True:
-            outcome = run_job(compose("train", overrides) if "list" in composed else resolve(composed), overrides)
+            config = compose("train", overrides) if "list" in composed else resolve(composed)
+            if "group" in config["logger"]:
+                config["logger"]["group"] = config["logger"]["group"] or listed["name"]
+            outcome = run_job(config, overrides)
             if outcome.status != "busy":
                 break
             time.sleep(2)  # another process has it, or a job beside it needs the same first stage
@@ -162,6 +169,13 @@ def progress(folder: Path) -> str:
         seconds = (time.time() - (folder / _JOBS).stat().st_mtime) / kinds["finished"] * left
         told += f", about {duration(seconds)} left"
     return told + "."
+
+
+def _name_of(overrides: Sequence[str]) -> str:
+    """What a sweep is called, each time it is started: the options that it varies, and a hash of all."""
+    texts = [text for text in overrides if not option_of(text).startswith(("hydra", "runs_dir"))]
+    varied = [option_of(values[0]).rpartition(".")[2] for values in sweep_values(texts) if len(values) > 1]
+    return "-".join([*varied, hash_of({"overrides": sorted(texts)})[:6]])
 
 
 def _new_folder(runs_dir: Path, count: int | None, **content: Any) -> Path:

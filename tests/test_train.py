@@ -211,20 +211,6 @@ def test_an_estimate_changes_nothing(tiny, tmp_path):
     assert (a / "scores.csv").read_bytes() == (b / "scores.csv").read_bytes()
 
 
-def test_wandb_offline_leaves_one_run_per_job(tiny):
-    assert (
-        main(
-            ["train", *[t for t in tiny if "epochs" not in t], "-m", "logger=wandb", "seed=0,1", "trainer.max_epochs=1"]
-        )
-        == 0
-    )
-    runs = runs_below(tiny)
-    assert len(runs) == 2
-    for run in runs:
-        (folder,) = (run / "wandb").glob("offline-run-*")
-        assert folder.name.endswith("-".join(run.parts[-3:]))
-
-
 def test_zero_epochs_score_the_untrained_method(tiny):
     assert main(["train", *tiny, "trainer.max_epochs=0"]) == 0
     (run,) = runs_below(tiny)
