@@ -46,7 +46,7 @@ bench: setup ## compare with a hand-written training loop, side by side
 
 lock: ## write requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--extra dev --extra launchers --extra export pyproject.toml -o requirements.lock
+		--extra dev --extra launchers --extra export --extra dashboards pyproject.toml -o requirements.lock
 
 wheel: setup ## build the wheel into dist/
 	$(BIN)/python -m hatchling build -t wheel

@@ -19,13 +19,14 @@ VERBS = {
     "report": "one HTML page of a folder of runs",
     "reproduce": "a table or figure of a paper beside what is found here",
     "compare": "what differs between two runs, and what that did to their scores",
+    "dashboard": "what a project at Weights & Biases shows, as code",
     "import": "make a run of another tool's scores",
     "runs": "list the runs of a folder and the sweeps at work, clean what failed",
     "doctor": "say what this machine can do, and which datasets it finds",
 }
 
-# verbs whose file has another name: runs.py is the run directory, import a keyword
-_MODULES = {"runs": "list_runs", "import": "import_scores"}
+# verbs whose file has another name: runs.py is the run directory, dashboard.py a run's, import a keyword
+_MODULES = {"runs": "list_runs", "import": "import_scores", "dashboard": "workspace"}
 
 _EXAMPLES = {
     "train": """\
@@ -87,6 +88,10 @@ Names: dpae/table2..6, dpae/fig4..7, ae_unet/table1..4, tableA1, tableA2, fig4..
 Options, versions and split that differ, the scores of the test images that both have, and which changed sides:
   anomaly-lab compare RUN_A RUN_B
   anomaly-lab compare RUN_A RUN_B output=FILE.csv
+""",
+    "dashboard": """\
+A workspace and a report over the runs that were sent with logger=wandb (needs WANDB_API_KEY):
+  anomaly-lab dashboard project=anomaly_lab entity=NAME
 """,
     "import": """\
 Scores of another tool, to stand in the same tables: a CSV with the columns path and score for the images of a split

@@ -1,0 +1,113 @@
+"""`anomaly-lab dashboard project=NAME`: what a project at Weights & Biases shows, as code.
+
+A workspace, where runs are looked at while they come, and a report to hand on; both of the metrics that `logger=wandb`
+sends. Only saving them needs a server.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from anomaly_lab.config import option_of, own_options
+from anomaly_lab.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import Report
+    from wandb_workspaces.workspaces import Workspace
+
+log = logging.getLogger("anomaly_lab")
+
+_OPTIONS = ("project", "entity")
+_RANKED = {"image_auroc": "AUROC", "floor_knn_auroc": "the floor's AUROC", "pixel_aupro": "AUPRO", "image_f1": "F1"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `anomaly-lab dashboard [project=NAME] [entity=NAME]`: make both anew and say where they are."""
+    for text in arguments:
+        if "=" not in text or option_of(text) not in _OPTIONS:
+            raise ConfigError(f"dashboard has no option {text!r}. {nearest(option_of(text), _OPTIONS)}")
+    asked = own_options(arguments, _OPTIONS)
+    try:
+        import wandb
+        import wandb_workspaces  # noqa: F401
+    except ImportError:
+        raise ConfigError("dashboard needs a further package: pip install 'anomaly-lab[dashboards]'.") from None
+    if "WANDB_API_KEY" not in os.environ:
+        raise ConfigError("dashboard needs a server: set WANDB_API_KEY, and send offline runs by `wandb sync`.")
+    try:
+        entity = asked.get("entity") or wandb.Api().default_entity
+        project = asked.get("project", "anomaly_lab")
+        for made in (make_workspace(str(entity), project), make_report(str(entity), project)):
+            made.save()
+            log.info("%s", made.url)
+    except (wandb.errors.Error, OSError) as error:
+        raise ConfigError(f"Weights & Biases did not take it: {error}.") from None
+    return 0
+
+
+def make_workspace(entity: str, project: str) -> Workspace:
+    """Methods and datasets, the sweep over d, training and pictures, a section each."""
+    import wandb_workspaces.workspaces as ws
+
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name="anomaly_lab",
+        sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in _sections().items()],
+        runset_settings=ws.RunsetSettings(groupby=[ws.Config("dataset.name"), ws.Config("model.name")]),
+    )
+
+
+def make_report(entity: str, project: str) -> Report:
+    """The same for reading: each part with a sentence on how to read it."""
+    import wandb_workspaces.reports.v2 as wr
+
+    about = {
+        "Methods and datasets": "Means over the seeds. A method below the floor, the nearest neighbour on thumbnails, "
+        "has learnt nothing of use.",
+        "Latent size": "One point for each run; the seeds of one size lie above each other.",
+        "Training": "The mean loss of each epoch.",
+        "Pictures": "The image with what is true and what was found, the reconstruction, their difference and the map.",
+    }
+    runs = wr.Runset(
+        entity=entity,
+        project=project,
+        groupby=["config.dataset.name", "config.model.name"],
+        filters="State = 'finished'",
+    )
+    blocks: list[Any] = [wr.TableOfContents()]
+    for name, panels in _sections().items():
+        blocks += [wr.H1(text=name), wr.P(text=about[name]), wr.PanelGrid(runsets=[runs], panels=panels)]
+    return wr.Report(
+        entity=entity, project=project, title="anomaly_lab: methods, datasets and latent size", blocks=blocks
+    )
+
+
+def _sections() -> dict[str, list[Any]]:
+    import wandb_workspaces.reports.v2 as wr
+
+    def over_methods(metric: str, title: str) -> Any:
+        return wr.BarPlot(
+            title=title,
+            metrics=[wr.SummaryMetric(metric)],
+            groupby=wr.Config("model.name"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stddev",
+        )
+
+    def over_size(metric: str, title: str) -> Any:
+        size, value = wr.Config("model.latent_dim"), wr.SummaryMetric(metric)
+        return wr.ScatterPlot(title=f"{title} over d", x=size, y=value, log_x=True, running_ymean=True)
+
+    return {
+        "Methods and datasets": [over_methods(metric, title) for metric, title in _RANKED.items()],
+        "Latent size": [over_size(metric, title) for metric, title in _RANKED.items() if metric != "image_f1"],
+        "Training": [wr.LinePlot(title="loss", x="epoch", y=["loss"], log_y=True)],
+        "Pictures": [
+            wr.MediaBrowser(title=kind, media_keys=[f"gallery/{kind}"], num_columns=4)
+            for kind in ("image", "reconstruction", "difference", "map")
+        ],
+    }
