@@ -21,6 +21,7 @@ VERBS = {
     "compare": "what differs between two runs, and what that did to their scores",
     "dashboard": "what a project at Weights & Biases shows, as code",
     "import": "make a run of another tool's scores",
+    "manifest": "write down what a folder holds, as a CSV file to train on",
     "runs": "list the runs of a folder and the sweeps at work, clean what failed",
     "doctor": "say what this machine can do, and which datasets it finds",
 }
@@ -100,6 +101,14 @@ Scores of another tool, to stand in the same tables: a CSV with the columns path
   anomaly-lab import scores.csv name=patchcore dataset=mt maps=DIR pixel_threshold=0.5
 Rows for val's normal images give the threshold to deploy. `reproduce` shows it beside the methods of the same split.
 """,
+    "manifest": """\
+A CSV file with path, label, mask, group and split of each picture, for layouts that people have (recognised, or by
+name: visa, btad, mvtec, mvtec_ad_2, kolektor2, labelme), or from a COCO file:
+  anomaly-lab manifest DIR
+  anomaly-lab manifest DIR layout=visa category=candle output=candle.csv
+  anomaly-lab manifest DIR annotations=DIR/annotations.json "group_regex='part(\\d+)'"
+  anomaly-lab train dataset=manifest dataset.manifest=FILE.csv
+""",
     "runs": """\
 All runs below ./runs or another folder, or some of them, and how far the sweeps are that other terminals work on:
   anomaly-lab runs
@@ -131,9 +140,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: there is no verb {verb!r}. {nearest(verb, VERBS)}", file=sys.stderr)
         return 2
     if {"-h", "--help"} & set(rest):
-        what = {"reproduce": " NAME", "compare": " RUN_A RUN_B", "threshold": " RUN_DIR", "import": " FILE.csv"}.get(
-            verb, ""
-        )
+        what = {
+            "reproduce": " NAME",
+            "compare": " RUN_A RUN_B",
+            "threshold": " RUN_DIR",
+            "manifest": " DIR",
+            "import": " FILE.csv",
+        }.get(verb, "")
         print(f"anomaly-lab {verb}{what} [key=value ...]: {VERBS[verb]}\n\n{_EXAMPLES[verb]}")
         return 0
     share_cores()

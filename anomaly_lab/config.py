@@ -27,7 +27,17 @@ ALLOWED = ("anomaly_lab", "torch.optim")
 # What a method's config asks of the dataset and the trainer, where it stands too; no arguments of its class.
 ASKED = ("protocol", "learns_from", "input_size", "batch_size", "steps_per_epoch", "rotate", "translate", "max_epochs")
 
-_PATHS = ("dataset.root", "runs_dir", "run", "input", "output", "maps", "model.autoencoder")  # options that are a path
+_PATHS = (
+    "dataset.root",
+    "dataset.manifest",
+    "annotations",
+    "runs_dir",
+    "run",
+    "input",
+    "output",
+    "maps",
+    "model.autoencoder",
+)  # options that are a path
 
 # What never changes a number: where things lie, what shows or stores them, and on which device they run.
 # The split's options are left out because the split itself, as a SHA of its lists, is in.

@@ -81,7 +81,7 @@ class Detector:
         self.model = trained_model(run, config)
         self._precision.convert_module(self.model)  # in place
         self.model.to(trainer.strategy.root_device).eval()
-        self.framing = Framing(plan.full_size, load.resize, smallest=load.image_size)
+        self.framing = Framing(plan.full_size, load.resize, load.image_size, load.roi)
         self.tiling = Tiling(load.image_size, load.tile_overlap)
         self.max_value, self.batch_size = load.max_value, load.batch_size
         self.threshold = run.threshold()

@@ -83,7 +83,7 @@ def _latents(found: Reproduction, runs: Runs) -> figure.Figure | None:
 def _examples(found: Reproduction, plans: Plans) -> figure.Figure | None:
     rows: dict[str, Sequence[Tile | None]] = {}
     for dataset, plan in plans.items():
-        store = ImageStore(plan.dataset.root, _SHOWN, plan.load.resize, plan.load.max_value)
+        store = ImageStore(plan.dataset.root, _SHOWN, plan.load.resize, plan.load.max_value, roi=plan.load.roi)
         for kind, label in (("normal", 0), ("defective", 1)):
             records = [record for record in plan.split.lists["test"] if int(bool(record.label)) == label]
             of_type: dict[str, list[Any]] = {}

@@ -188,6 +188,7 @@ def _manual(run: Run, detector: Detector, whole: Exported) -> dict[str, Any]:
         "preprocessing": {
             "channels": "RGB",
             "size": detector.framing.size,  # null: the picture keeps its own and is cut into tiles
+            "roi": detector.framing.roi,  # top, left, height and width in pixels, cut out first; null: all
             "resize": detector.framing.policy,
             "where_it_shrinks": "area",
             "where_it_grows": "bilinear",

@@ -207,7 +207,7 @@ def _pixels(plan: DataPlan, maps: Path, threshold: float | None) -> tuple[dict[s
 
     if plan.load.resize != "squash":
         raise ConfigError(f"dataset.resize={plan.load.resize}: maps are of whole images, which squash keeps whole.")
-    store = ImageStore(plan.dataset.root, plan.full_size, plan.load.resize, plan.load.max_value)
+    store = ImageStore(plan.dataset.root, plan.full_size, plan.load.resize, plan.load.max_value, roi=plan.load.roi)
     tally = PixelTally(threshold)
     for record in plan.split.lists["test"]:
         mask = store.load(record)[1]

@@ -120,13 +120,14 @@ def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
         "resize": plan.load.resize,
         "max_value": plan.load.max_value,
         "version": _FLOOR_VERSION,
+        **({"roi": list(plan.load.roi)} if plan.load.roi else {}),
     }
     path = folder / f"{hash_of(key)[:8]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError):  # missing or damaged: computed anew
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] == key:
             return kept
-    store = ImageStore(plan.dataset.root, _FLOOR_SIZE, plan.load.resize, plan.load.max_value)
+    store = ImageStore(plan.dataset.root, _FLOOR_SIZE, plan.load.resize, plan.load.max_value, roi=plan.load.roi)
     train, test = plan.pool("all"), plan.split.lists["test"]
     train_grey, test_grey = (_greys(store, records) for records in (train, test))
     unlabelled = {record.path for record in plan.pool("unlabelled")}

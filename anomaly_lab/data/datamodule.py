@@ -16,6 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from anomaly_lab.data.images import MaskRule
 from anomaly_lab.data.painting import paint
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.records import Record
@@ -186,7 +187,15 @@ class DefectDataModule(LightningDataModule):
         self.plan, self.seed = plan, seed
         load = plan.load
         side = load.image_size
-        self.store = ImageStore(plan.dataset.root, plan.full_size, load.resize, load.max_value, smallest=side)
+        self.store = ImageStore(
+            plan.dataset.root,
+            plan.full_size,
+            load.resize,
+            load.max_value,
+            smallest=side,
+            roi=load.roi,
+            masks=MaskRule(load.mask_threshold, load.ignore_value),
+        )
         self.tiling = Tiling(load.image_size, load.tile_overlap)
 
     def prepare(self, *, progress: bool = False) -> None:

@@ -58,7 +58,7 @@ def split_few_labelled(records: list[Record], options: SplitOptions) -> tuple[di
     draft = make_draft(records, options, rng, notes)
     require_test_normals(draft, options, records)
 
-    pool = by_part([record for record in records if record.part != "train"], options.keeps_parts)
+    pool = by_part([record for record in records if record.part in (None, "test")], options.keeps_parts)
     if not published:
         pool = [group for group in pool if defect_type(group) is not None]
     tested = {record.path for group in draft.test for record in group}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_lab.errors import require
+from anomaly_lab.errors import DataError, require
 from anomaly_lab.types import IGNORE
 
 RESIZE_POLICIES = ("squash", "pad", "crop")
@@ -29,6 +29,7 @@ class Framing:
         policy: one of `RESIZE_POLICIES`.
         smallest: with no `size`, so many pixels to each side at least: what lacks is added on the right and below,
             the image mirrored, and IGNORE in the mask.
+        roi: the region of interest in the picture's pixels, (top, left, height, width); nothing else is looked at.
 
     Raises:
         ConfigError: if the policy is unknown.
@@ -37,12 +38,20 @@ class Framing:
     size: int | None
     policy: str = "squash"
     smallest: int = 1
+    roi: Area | None = None
 
     def __post_init__(self) -> None:
         require("dataset.resize", self.policy, RESIZE_POLICIES)
 
     def pair(self, image: Array, mask: Array) -> tuple[Array, Array]:
-        """An image (H, W, 3) and its mask (H, W) as they are scored."""
+        """An image (H, W, 3) and its mask (H, W) as they are scored.
+
+        Raises:
+            DataError: if the region of interest reaches beyond the image.
+        """
+        if self.roi is not None:
+            inside = self._region(*mask.shape)
+            image, mask = np.ascontiguousarray(image[inside]), np.ascontiguousarray(mask[inside])
         height, width = mask.shape
         if self.size is None:
             around = (0, max(0, self.smallest - height)), (0, max(0, self.smallest - width))
@@ -65,6 +74,10 @@ class Framing:
         import cv2
 
         values = values.astype(np.float32)
+        if self.roi is not None:
+            whole = np.full((height, width), np.nan, np.float32)
+            whole[self._region(height, width)] = replace(self, roi=None).back(values, *self.roi[2:])
+            return whole
         if self.size is None:
             return values[:height, :width]
         above, before, tall, broad = self._filled(height, width)
@@ -73,6 +86,16 @@ class Framing:
         inner = np.ascontiguousarray(values[above : above + tall, before : before + broad])
         found[top : top + high, left : left + wide] = cv2.resize(inner, (wide, high), interpolation=cv2.INTER_LINEAR)
         return found
+
+    def _region(self, height: int, width: int) -> tuple[slice, slice]:
+        assert self.roi is not None
+        top, left, high, wide = self.roi
+        if top + high > height or left + wide > width:
+            raise DataError(
+                f"the image has {width}x{height} pixels (width x height), and dataset.roi=[{top},{left},{high},{wide}] "
+                "(top, left, height, width) reaches beyond it"
+            )
+        return slice(top, top + high), slice(left, left + wide)
 
     def _taken(self, height: int, width: int) -> Area:
         """Which part of a picture is looked at."""

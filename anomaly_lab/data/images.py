@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anomaly_lab.data.matlab import read_field
+from anomaly_lab.data.polygons import read_polygons
 from anomaly_lab.errors import ConfigError, DataError
 from anomaly_lab.types import DEFECTIVE, IGNORE, NORMAL
 
@@ -76,16 +78,37 @@ def _as_rgb(values: npt.NDArray[Any], max_value: int | None, where: str) -> npt.
     return values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2)
 
 
-def read_mask(path: Path, *, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Read a mask file, upright, as (H, W) with the values NORMAL and DEFECTIVE, of a .mat file IGNORE too.
+@dataclass(frozen=True)
+class MaskRule:
+    """What a mask's grey values mean.
 
-    Pixels of 128 and more, in any colour channel, are defective; a file of only 0 and 1 is read as
-    such. A 16-bit file whose values pass 255 is brought to 8 bits first. A file named .mat is a
-    segmentation as CrackForest has them (`SEGMENTS`). `size` is the image's (height, width).
+    Attributes:
+        threshold: from here on a pixel is defective; None: 128, and a file of only 0 and 1 is read as such.
+        ignore: the value of pixels that are not scored.
+    """
+
+    threshold: int | None = None
+    ignore: int | None = None
+
+
+PLAIN = MaskRule()
+
+
+def read_mask(
+    path: Path, *, size: tuple[int, int], rule: MaskRule = PLAIN, image: Path | None = None
+) -> npt.NDArray[np.uint8]:
+    """Read a mask file, upright, as (H, W) with the values NORMAL, DEFECTIVE and IGNORE.
+
+    A picture's pixels of 128 and more (`rule`), in any colour channel, are defective; a file of only 0 and 1 is read
+    as such. A 16-bit file whose values pass 255 is brought to 8 bits first. A file named .mat is a segmentation as
+    CrackForest has them (`SEGMENTS`), one named .json holds polygons (polygons.py); a COCO file holds those of many
+    images, and `image` says of which. `size` is the image's (height, width).
 
     Raises:
         DataError: if the file cannot be read, or has another size than its image.
     """
+    if path.suffix.lower() == ".json":
+        return read_polygons(path, image=image or path, size=size)
     segmented = path.suffix.lower() == ".mat"
     values = _segmentation(path) if segmented else _decode(path)
     if values.ndim == 3:
@@ -98,6 +121,13 @@ def read_mask(path: Path, *, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         )
     if segmented:
         return np.take(SEGMENTS, values)
+    marked = _by_threshold(values, path, rule)
+    return marked if rule.ignore is None else np.where(values == rule.ignore, np.uint8(IGNORE), marked)
+
+
+def _by_threshold(values: npt.NDArray[Any], path: Path, rule: MaskRule) -> npt.NDArray[np.uint8]:
+    if rule.threshold is not None:
+        return np.where(values >= rule.threshold, np.uint8(DEFECTIVE), np.uint8(NORMAL))
     peak = int(values.max())
     threshold = MASK_THRESHOLD
     if peak == 1:

@@ -116,7 +116,12 @@ def _as_published(records: list[Record], options: SplitOptions, rng: np.random.G
         notes.append(
             f"{len(normals([pool])) - len(kept)} training images show a part that is tested; they are left out."
         )
-    train, held_out, _ = _cut(shuffled(by_part(kept, options.keeps_parts), rng), options, records)
+    groups = shuffled(by_part(kept, options.keeps_parts), rng)
+    held_out = [record for record in records if record.part == "val" and not record.label]
+    if held_out and options.val_count is None:
+        train, _, _ = _cut(groups, replace(options, val_fraction=0.0), records)
+    else:
+        train, held_out, _ = _cut(groups, options, records)
     tune, test = divide(test, options.tuning, rng)
     count = options.test_normal_count
     return Draft(train, held_out, tune, test, count, None if count is None else round_half_up(options.tuning * count))

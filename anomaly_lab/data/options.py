@@ -84,6 +84,9 @@ class LoadOptions:
         tile_overlap: pixels that neighbouring tiles share at least, in testing.
         resize: `squash` (as the papers), `pad` or `crop`.
         max_value: white of 16-bit images, such as 4095 for 12 bits in 16.
+        roi: the region of interest in pixels, [top, left, height, width]: what lies outside is cut off first.
+        mask_threshold: from which grey value on a mask's pixel is defective; None means 128.
+        ignore_value: the grey value of a mask's pixels that are not to be scored, such as 127; None: there is none.
         augment: whether training images are changed at random at all (P2 Table 4).
         flip: random flips in training: `none`, `horizontal` (left and right change places), `vertical` or `both`;
             None means what the dataset's parts allow.
@@ -101,6 +104,9 @@ class LoadOptions:
     tile_overlap: int = 0
     resize: str = "squash"
     max_value: int | None = None
+    roi: tuple[int, int, int, int] | None = None
+    mask_threshold: int | None = None
+    ignore_value: int | None = None
     augment: bool = True
     flip: str | None = None
     rotate: float = 0.0
@@ -116,7 +122,20 @@ class LoadOptions:
             require("dataset.learns_from", stream, STREAMS)
         require("dataset.resize", self.resize, RESIZE_POLICIES)
         require("dataset.flip", self.flip or "none", FLIPS)
-        limits = {"max_value": 1, "num_workers": 0, "steps_per_epoch": 1, "full_size": self.image_size}
+        if self.roi is not None:
+            roi = tuple(self.roi) if isinstance(self.roi, list | tuple) else ()
+            whole = len(roi) == 4 and all(isinstance(pixels, int) for pixels in roi)
+            if not whole or min(roi[:2]) < 0 or min(roi[2:]) < 1:
+                raise ConfigError(f"dataset.roi={self.roi!r} has to be [top,left,height,width] in pixels.")
+            object.__setattr__(self, "roi", roi)
+        limits = {
+            "mask_threshold": 1,
+            "ignore_value": 0,
+            "max_value": 1,
+            "num_workers": 0,
+            "steps_per_epoch": 1,
+            "full_size": self.image_size,
+        }
         for name, least in limits.items():
             if getattr(self, name) not in (None, NATIVE):
                 _require_whole(name, getattr(self, name), least)

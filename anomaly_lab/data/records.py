@@ -13,6 +13,7 @@ from anomaly_lab.errors import DataError
 
 GOOD = "good"  # the `defect` of a normal image
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+PARTS = ("train", "val", "test")  # into which a publisher may divide a dataset
 DATA_VARIABLE = "ANOMALY_LAB_DATA"  # the folder that holds the datasets' own folders
 
 
@@ -29,7 +30,7 @@ class Record:
     defect: str = GOOD
     mask: str | None = None
     group: str = ""
-    part: str | None = None  # "train" or "test", where the publisher divides the dataset
+    part: str | None = None  # one of PARTS, where the publisher divides the dataset
     painted: str | None = None  # the kind of defect to paint onto a copy of the image
 
     @property

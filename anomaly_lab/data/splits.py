@@ -13,7 +13,7 @@ from anomaly_lab.data.few_labelled import split_few_labelled
 from anomaly_lab.data.normal_only import split_normal_only
 from anomaly_lab.data.options import SplitOptions
 from anomaly_lab.data.painting import KINDS
-from anomaly_lab.data.records import Record
+from anomaly_lab.data.records import PARTS, Record
 from anomaly_lab.errors import ConfigError, DataError, nearest, require
 
 PROTOCOLS = {"normal_only": split_normal_only, "few_labelled": split_few_labelled}
@@ -93,8 +93,8 @@ def make_split(records: list[Record], options: SplitOptions) -> Split:
     """
     require("dataset.protocol", options.protocol, PROTOCOLS)
     parts = {record.part for record in records}
-    if parts - {"train", "test"} and parts != {None}:
-        raise DataError(f"The records' parts have to be 'train' and 'test', for all or for none, not {parts}.")
+    if parts - set(PARTS) and parts != {None}:
+        raise DataError(f"The records' parts have to be of {', '.join(PARTS)}, for all or for none, not {parts}.")
     lists, notes = PROTOCOLS[options.protocol](records, options)
     shared = overlap(lists, options.keeps_parts)
     if shared:
@@ -131,7 +131,7 @@ def _record(value: object, where: str) -> Record:
     for path in (value["path"], value.get("mask", "x")):
         if not path or "\0" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
             raise DataError(f"{where}: {path!r} is no path below the dataset's folder.")
-    for field, known in (("part", ("train", "test")), ("painted", KINDS)):
+    for field, known in (("part", PARTS), ("painted", KINDS)):
         if value.get(field, known[0]) not in known:
             raise DataError(f"{where}: {field}={value[field]!r} is unknown. {nearest(value[field], known)}")
     return Record(**value)

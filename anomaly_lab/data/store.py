@@ -18,8 +18,8 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_lab.data.framing import Framing
-from anomaly_lab.data.images import read_image, read_mask
+from anomaly_lab.data.framing import Area, Framing
+from anomaly_lab.data.images import PLAIN, MaskRule, read_image, read_mask
 from anomaly_lab.data.records import Record
 from anomaly_lab.errors import ConfigError, DataError
 from anomaly_lab.types import DEFECTIVE, IGNORE
@@ -67,12 +67,15 @@ class ImageStore:
         max_value: int | None = None,
         cache: Path | None = None,
         smallest: int = 1,
+        roi: Area | None = None,
+        masks: MaskRule = PLAIN,
     ) -> None:
         if size is not None and size < 1:
             raise ConfigError(f"dataset.image_size={size}: a positive number of pixels is needed.")
         self.root = Path(root).expanduser().resolve()
         self.size = size
-        self.framing = Framing(size, policy, smallest)
+        self.framing = Framing(size, policy, smallest, roi)
+        self.masks = masks
         self.max_value = max_value
         self._frames: dict[str, tuple[int, int]] = {}
         self.marked: dict[str, float] = {}  # by a prepared image's path, which share of its pixels is defective
@@ -98,7 +101,17 @@ class ImageStore:
         defective = bool(record.label) and record.painted is None
         image = self.root / record.path
         mask = self.root / record.mask if defective and record.mask else None
-        key = [str(image), mask and str(mask), defective, self.size, self.framing.policy, self.max_value, FORMAT]
+        key: list[Any] = [
+            str(image),
+            mask and str(mask),
+            defective,
+            self.size,
+            self.framing.policy,
+            self.max_value,
+            FORMAT,
+        ]
+        if self.framing.roi is not None or self.masks != PLAIN:  # entries made before there were these stay found
+            key += [self.framing.roi, self.masks.threshold, self.masks.ignore]
         path = self.cache / (hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40] + ".bin")
         # taken before the files are read: whatever changes them meanwhile makes the entry stale, not wrong
         stamps = np.array([stamp(image), stamp(mask) if mask else ABSENT], np.int64)
@@ -156,8 +169,11 @@ class ImageStore:
     def _decode(self, image: Path, mask: Path | None, defective: bool) -> tuple[Array, Array]:
         pixels = read_image(image, max_value=self.max_value)
         size = pixels.shape[0], pixels.shape[1]
-        marked = read_mask(mask, size=size) if mask else np.zeros(size, np.uint8)
-        resized, marks = self.framing.pair(pixels, marked)
+        marked = read_mask(mask, size=size, rule=self.masks, image=image) if mask else np.zeros(size, np.uint8)
+        try:
+            resized, marks = self.framing.pair(pixels, marked)
+        except DataError as error:
+            raise DataError(f"{image}: {error}.") from None
         if defective and not (marks == DEFECTIVE).any():  # empty in the file, or too small or outside at this size
             marks[:] = IGNORE
         return resized, marks

@@ -1,0 +1,178 @@
+"""Masks from polygons: of LabelMe, a JSON file for each image, and of COCO, one for many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anomaly_lab.errors import DataError
+from anomaly_lab.types import DEFECTIVE, IGNORE
+
+IGNORED = ("ignore", "ignored")  # labels of what is not to be scored, in any case
+
+Points = npt.NDArray[np.float64]  # (N, 2): x to the right, y down, in pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A marked part of an image: the outline of a polygon, or a mask of its own."""
+
+    label: str
+    outline: Points | None = None
+    counts: tuple[int, ...] | None = None  # COCO's run lengths, column by column, the first of them outside
+    size: tuple[int, int] | None = None  # of the mask that they are of
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether it says where not to look."""
+        return self.label.lower() in IGNORED
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """What is marked on one image, whose (height, width) the file may state."""
+
+    path: str
+    regions: tuple[Region, ...]
+    size: tuple[int, int] | None
+
+
+def read_polygons(path: Path, *, image: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The mask (H, W) of an image, from a LabelMe file or a COCO file; regions named `ignore` are IGNORE.
+
+    Raises:
+        DataError: if the file is neither, names no such image, or states another size.
+    """
+    import cv2
+
+    found = of_image(path, image)
+    if found.size is not None and found.size != tuple(size):
+        (height, width), (high, wide) = found.size, size
+        raise DataError(
+            f"{path}: its outlines are on {width}x{height} pixels (width x height), the image {image.name} has "
+            f"{wide}x{high}. Mark the image itself."
+        )
+    mask = np.zeros(size, np.uint8)
+    for region in sorted(found.regions, key=lambda region: region.is_ignored):  # what is ignored lies above
+        value = IGNORE if region.is_ignored else DEFECTIVE
+        if region.outline is not None:
+            # a pixel's centre is at its middle; cv2 counts from there, in 16ths
+            corners = np.round((region.outline - 0.5) * 16).astype(np.int32)
+            cv2.fillPoly(mask, [corners], value, shift=4)
+        elif region.counts is not None:
+            mask[_decoded(region, size, path)] = value
+    return mask
+
+
+def of_image(path: Path, image: Path) -> Annotated:
+    """What a file marks on an image: a LabelMe file of its own, or a COCO file that names it.
+
+    Raises:
+        DataError: if it is neither, or names no such image, or several.
+    """
+    annotated = read_annotations(path)
+    if annotated.is_labelme:
+        return annotated.images[0]
+    whole = image.as_posix()
+    named = [each for each in annotated.images if whole == each.path or whole.endswith(f"/{each.path}")]
+    longest = max((len(each.path) for each in named), default=0)
+    named = [each for each in named if len(each.path) == longest]
+    if len(named) != 1:
+        raise DataError(f"{path}: names the image {image.name} {len(named)} times; once is needed.")
+    return named[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """A file of polygons."""
+
+    images: tuple[Annotated, ...]
+    is_labelme: bool
+
+
+def read_annotations(path: Path) -> Annotations:
+    """A LabelMe or a COCO file.
+
+    Raises:
+        DataError: if it cannot be read, or is neither.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror}).") from None
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)  # a COCO file is asked for each of its images
+def _read(path: Path, changed: int, size: int) -> Annotations:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and isinstance(content.get("shapes"), list):
+            return Annotations((_labelme(content),), is_labelme=True)
+        if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
+            return Annotations(tuple(_coco(content)), is_labelme=False)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise DataError(f"{path}: cannot be read as polygons ({type(error).__name__}: {error}).") from None
+    raise DataError(
+        f"{path}: neither a LabelMe file (`shapes`) nor a COCO file (`images`, `annotations`, `categories`)."
+    )
+
+
+def _labelme(content: Mapping[str, Any]) -> Annotated:
+    regions = []
+    for shape in content["shapes"]:
+        points = np.array(shape["points"], np.float64).reshape(-1, 2)
+        kind = shape.get("shape_type", "polygon")
+        if kind == "rectangle":
+            (left, top), (right, bottom) = points.min(0), points.max(0)
+            points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+        elif kind == "circle":
+            radius = float(np.hypot(*(points[1] - points[0])))
+            angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+            points = points[0] + radius * np.column_stack([np.cos(angles), np.sin(angles)])
+        elif kind != "polygon":
+            raise ValueError(f"a {kind} marks no area")
+        if not np.isfinite(points).all() or len(points) < 3:
+            raise ValueError("an outline needs three points")
+        regions.append(Region(str(shape["label"]), points))
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    size = (int(height), int(width)) if height and width else None
+    return Annotated(str(content.get("imagePath", "")).replace("\\", "/"), tuple(regions), size)
+
+
+def _coco(content: Mapping[str, Any]) -> Iterator[Annotated]:
+    names = {category["id"]: str(category["name"]) for category in content["categories"]}
+    regions: dict[Any, list[Region]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        label, segmentation = names[annotation["category_id"]], annotation["segmentation"]
+        if isinstance(segmentation, dict):
+            if isinstance(segmentation["counts"], str):
+                raise ValueError("compressed run lengths are not read; export polygons, or plain run lengths")
+            high, wide = segmentation["size"]
+            counts = tuple(int(count) for count in segmentation["counts"])
+            regions[annotation["image_id"]].append(Region(label, counts=counts, size=(int(high), int(wide))))
+            continue
+        for outline in segmentation:
+            points = np.array(outline, np.float64).reshape(-1, 2)
+            if not np.isfinite(points).all() or len(points) < 3:
+                raise ValueError("an outline needs three points")
+            regions[annotation["image_id"]].append(Region(label, points))
+    for image in content["images"]:
+        size = (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
+        yield Annotated(str(image["file_name"]).replace("\\", "/"), tuple(regions[image["id"]]), size)
+
+
+def _decoded(region: Region, size: tuple[int, int], path: Path) -> npt.NDArray[np.bool_]:
+    assert region.counts is not None
+    counts = np.array(region.counts)
+    if region.size != tuple(size) or (counts < 0).any() or counts.sum() != size[0] * size[1]:
+        raise DataError(f"{path}: run lengths of another size than the image's.")
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(size[1], size[0]).T
