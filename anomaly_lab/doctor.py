@@ -86,7 +86,8 @@ def _find(config: dict[str, str]) -> tuple[str, str]:
     if config["name"] == "synthetic":
         return "ready", "generated when first used"
     if not dataset.folder:
-        return "ready", "your own images: dataset.root=DIR"
+        option = "dataset.manifest=FILE.csv" if config["name"] == "manifest" else "dataset.root=DIR"
+        return "ready", f"your own images: {option}"
     root = Path(os.environ.get(DATA_VARIABLE, "")) / dataset.folder
     if DATA_VARIABLE in os.environ and (root / dataset.inside).is_dir():
         return "found", str(root)
