@@ -184,12 +184,17 @@ def check(verb: str, arguments: Sequence[str]) -> Config:
     Only the names are looked at: a value that does not work fails its own job later. Returns the
     configuration of the first values.
     """
-    ours = [texts for texts in sweep_values(arguments) if not option_of(texts[0]).startswith("hydra")]
+    ours = [texts for texts in sweep_values(arguments) if not runs_hydra(option_of(texts[0]))]
     firsts = [texts[0] for texts in ours]
     for place, texts in enumerate(ours):
         for text in texts[1:]:
             compose(verb, [*firsts[:place], text, *firsts[place + 1 :]])
     return compose(verb, firsts)
+
+
+def runs_hydra(option: str) -> bool:
+    """Whether an option says how Hydra runs jobs, and not what is composed for them."""
+    return option.startswith("hydra") and option != "hydra.searchpath"
 
 
 def sweep_values(arguments: Sequence[str]) -> list[list[str]]:

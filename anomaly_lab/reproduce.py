@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anomaly_lab.config import compose, option_of, own_options
+from anomaly_lab.config import compose, option_of, own_options, runs_hydra
 from anomaly_lab.errors import ConfigError, RunError, nearest
 from anomaly_lab.experiment import Experiment, load, load_settings, names
 from anomaly_lab.needed import Needed, imported_beside, plan, seconds_taken
@@ -90,7 +90,7 @@ def parse(arguments: Sequence[str]) -> Request:
             raise ConfigError(
                 f"{text}: an experiment has seeds of its own, of training and split; seeds=3 says how many."
             )
-    launcher = tuple(text for text in rest if text.startswith("hydra"))
+    launcher = tuple(text for text in rest if runs_hydra(option_of(text)))
     experiment, overrides = _narrowed(load(words[0]), [text for text in rest if text not in launcher])
     if "seeds" in own:
         if not own["seeds"].isdecimal() or int(own["seeds"]) < 1:

@@ -112,6 +112,7 @@ def _job(composed: Any) -> float | None:
         # Hydra escapes the braces of `${seed}` when it writes a sweep's values out
         texts = [text.replace("$\\{", "${").replace("\\}", "}") for text in hydra.overrides.task]
         overrides = [text for text in texts if not text.startswith("hydra.")]
+        overrides += [text for text in hydra.overrides.hydra if text.startswith("hydra.searchpath=")]
         name = " ".join(overrides)
     log.info("job %s: %s", hydra.job.num, name)
     try:

@@ -1,0 +1,140 @@
+"""README and guides: every command in them is understood, every snippet runs."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anomaly_lab import list_runs, manifest, report, reproduce, threshold, workspace
+from anomaly_lab.cli import VERBS, main
+from anomaly_lab.config import check, compose, conf_dir, option_of, with_plain_paths
+from anomaly_lab.sweep import with_sweep
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "experiments/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OWN_OPTIONS = {
+    "threshold": threshold._OPTIONS,
+    "manifest": manifest._OPTIONS,
+    "report": report._OPTIONS,
+    "dashboard": workspace._OPTIONS,
+    "compare": ("output",),
+    "import": ("name", "maps", "pixel_threshold"),
+}
+
+
+def commands():
+    """Each command of the pages, continued lines joined, as (page, words)."""
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        text = re.sub(r"```(python|yaml|csv)\n.*?```", "", text, flags=re.DOTALL)
+        lines = [line.strip() for line in text.splitlines() if re.match(r"( {4}|\t)?anomaly-lab ", line)]
+        for found in (*lines, *re.findall(r"`(anomaly-lab [^`]+)`", text)):
+            yield page.name, found.partition(" # ")[0].strip()
+
+
+COMMANDS = sorted(set(commands()))
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command}" for page, command in COMMANDS])
+def test_the_command_is_understood(page, command, tmp_path, monkeypatch):
+    words = [word for word in shlex.split(command)[1:] if word != "..."]
+    verb, arguments = words[0], with_plain_paths([word for word in words[1:] if word != "SETTINGS"])
+    assert verb in VERBS
+    if verb == "train":
+        if "model=blur" in arguments:
+            return  # below, with its files
+        flags = {"-m", "--multirun", "--cfg", "job"}
+        check("train", [text for text in with_sweep(arguments) if text not in flags])
+    elif verb in ("evaluate", "predict", "export"):
+        given = [text if "=" in text else f"run={text}" for text in arguments]
+        needed = {"evaluate": ["run=R"], "export": ["run=R"], "predict": ["run=R", "input=I", "output=O"]}[verb]
+        compose(verb, [*needed, *given])
+    elif verb == "reproduce":
+        if arguments and not arguments[0].endswith(("NAME", ".yaml")):
+            reproduce.parse(arguments)
+    elif verb == "runs":
+        list_runs.parse(arguments)
+    else:
+        known = OWN_OPTIONS.get(verb, ())
+        train = compose("train", [])
+        for text in arguments:
+            if "=" in text:
+                name = option_of(text)
+                assert name in known or name.partition(".")[0] in train, text
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_names_in_backticks_with_a_slash_are_there():
+    """Files of the repository that a page names."""
+    for page in PAGES:
+        for name in re.findall(r"`((?:conf|docs|tests|anomaly_lab|experiments|notebooks)/[\w./-]+)`", page.read_text()):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+@pytest.fixture(scope="module")
+def own_method(tmp_path_factory):
+    """The guide's method, in a package and a folder of configuration of its own."""
+    root = tmp_path_factory.mktemp("own")
+    text = (ROOT / "docs/your_method.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (settings,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    for path, content in (("my_methods/__init__.py", code), ("my_conf/model/blur.yaml", settings)):
+        (root / path).parent.mkdir(parents=True)
+        (root / path).write_text(content)
+    return root
+
+
+def anomaly_lab(own, *arguments, status=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "anomaly_lab", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(own)},
+        cwd=own,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_method_from_outside_does_all_that_ours_do(own_method, pictures):
+    where = [f"hydra.searchpath=[file://{own_method}/my_conf]", "allow=[my_methods]"]
+    data = ["dataset=folder", f"dataset.root={pictures}", "dataset.image_size=32", "dataset.val_fraction=0.2"]
+    small = ["trainer.estimate=false", "trainer.accelerator=cpu", f"runs_dir={own_method}/runs"]
+    anomaly_lab(own_method, "train", "model=blur", *where, *data, *small)
+    (run,) = (own_method / "runs").glob("folder/blur/*-s0")
+    assert "nothing was trained" in anomaly_lab(own_method, "train", "model=blur", *where, *data, *small)
+    told = anomaly_lab(own_method, "evaluate", run, status=2)
+    assert "allow=[PACKAGE]" in told, "a run's configuration chooses no code"
+    anomaly_lab(own_method, "evaluate", run, where[1])
+    anomaly_lab(own_method, "threshold", run, "false_alarms=0.3")
+    anomaly_lab(own_method, "predict", run, f"input={pictures}/spot", f"output={own_method}/out", where[1])
+    assert (own_method / "out/predictions.csv").exists()
+    anomaly_lab(own_method, "export", run, where[1])
+    anomaly_lab(own_method, "train", "-m", "model=blur", "model.radius=1,2", *where, *data, *small)
+    assert len(list((own_method / "runs").glob("folder/blur/*/metrics.json"))) == 2
+    (own_method / "table.yaml").write_text(
+        "title: Ours\nsource: own\nrows: [methods]\ncolumns: [datasets]\ndatasets: {mine: [dataset=folder]}\n"
+        "methods: {Blur: [model=blur], wide: [model=blur, model.radius=3]}\nmetrics: {AUC: image_auroc}\n"
+    )
+    shown = anomaly_lab(own_method, "reproduce", "table.yaml", "seeds=2", *where, *data[1:], *small)
+    assert "wide" in shown
+    anomaly_lab(own_method, "report", f"runs_dir={own_method}/runs", f"output={own_method}/report.html")
+    assert "radius=3" in (own_method / "report.html").read_text()
+
+
+def test_the_guide_s_snippets_are_of_this_package(own_method):
+    assert "my_methods.Blur" in (own_method / "my_conf/model/blur.yaml").read_text()
+    assert (conf_dir() / "model/_base.yaml").exists()
+    assert main(["train", "model=blur"]) == 2
