@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_lab.config import given_value, option_of, own_options
-from anomaly_lab.errors import ConfigError, RunError, nearest
+from anomaly_lab.errors import ConfigError, RunError, nearest, require
 from anomaly_lab.metrics.image import confusion_rates
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.metrics.thresholds import by_cost, by_false_alarms
@@ -45,7 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     run.config()
     if (status := run.status()) != "finished":
         raise RunError(f"{run.path} is {status}, not finished.")
-    if asked.pop("reset", "false") == "true":
+    reset = asked.pop("reset", "false")
+    require("reset", reset, ("true", "false"))
+    if reset == "true":
         run.threshold_file.unlink(missing_ok=True)
     asked.pop("run", None)
     if asked:
@@ -115,8 +117,16 @@ def choose(run: Run, asked: Mapping[str, float]) -> dict[str, Any]:
         **about,
         "warnings": warnings,
         "score": test.primary,
-        "test": confusion_rates(test.label, test.primary_scores > found.value),
+        "test": _on_test(test, found.value),
     }
+
+
+def _on_test(test: ScoreTable, threshold: float) -> dict[str, float]:
+    """The rates on the test images, those that its classes allow."""
+    rates = confusion_rates(test.label, test.primary_scores > threshold)
+    has_normal, has_defective = (bool((test.label == label).any()) for label in (0, 1))
+    needs = {"sensitivity": has_defective, "specificity": has_normal}
+    return {name: value for name, value in rates.items() if needs.get(name, has_normal and has_defective)}
 
 
 def _of_label(tables: Sequence[ScoreTable], label: int) -> tuple[Any, list[str]]:

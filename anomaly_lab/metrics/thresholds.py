@@ -16,6 +16,8 @@ Scores = npt.NDArray[np.float64]  # (N,) higher = more anomalous
 Interval = tuple[float | None, float | None]  # None: open on this side
 
 _TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+_HAIR = 1e-6  # of a score, how far a threshold lies above it: float32 has seven digits
+_FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Threshold:
         interval: 95%, of what the same choice gives on other held-out images.
         false_alarms: expected share of the normal pictures that are called defective.
         false_alarms_interval: 95%.
-        misses: share of the defective pictures that are not; None where no defects were looked at.
+        misses: expected share of the defective pictures that are not; None where no defects were looked at.
+        misses_interval: 95%.
         cost: expected, of a picture; None where the choice was not by cost.
         cost_interval: 95%.
     """
@@ -37,6 +40,7 @@ class Threshold:
     false_alarms: float
     false_alarms_interval: Interval
     misses: float | None = None
+    misses_interval: Interval | None = None
     cost: float | None = None
     cost_interval: Interval | None = None
 
@@ -46,7 +50,7 @@ def by_false_alarms(normals: Scores, parts: Sequence[str], rate: float) -> Thres
 
     Of N held-out scores it is the one of rank ceil((1 - rate)(N + 1)): a new picture's rank among them is as likely
     to be any (split conformal prediction). With fewer than 1/rate - 1 of them it is the highest, and promises less.
-    The share of a threshold at rank r follows Beta(N + 1 - r, r); pictures of one part count as one for that.
+    The share of a threshold at rank r follows Beta(N + 1 - r, r); in the intervals pictures of one part count as one.
 
     Args:
         normals: scores of held-out normal images (N,).
@@ -54,18 +58,14 @@ def by_false_alarms(normals: Scores, parts: Sequence[str], rate: float) -> Thres
     """
     from scipy.stats import beta
 
-    ordered, count = np.sort(normals), len(normals)
+    ordered, count, independent = np.sort(normals), len(normals), len(set(parts))
     rank = min(ceil((1 - rate) * (count + 1) - 1e-9), count)
     expected = (count + 1 - rank) / (count + 1)
-    independent = len(set(parts)) + 1
-    low, high = beta.ppf(_TAILS, expected * independent, (1 - expected) * independent)
-    interval = quantile_interval(normals, rank / (count + 1))
-    return Threshold(float(ordered[rank - 1]) + _hair(normals), interval, expected, (float(low), float(high)))
-
-
-def _hair(scores: Scores) -> float:
-    """How far above a score a threshold lies: the picture it is of stays below it, in whatever batch it is scored."""
-    return 1e-6 * float(np.abs(scores).max() or 1)  # float32 has seven digits
+    low, high = beta.ppf(_TAILS, expected * (independent + 1), (1 - expected) * (independent + 1))
+    # the order statistics of as many scores as there are parts, as levels of all scores
+    levels = quantile_interval(np.arange(1, independent + 1) / independent, 1 - expected)
+    ends = [None if level is None else float(np.quantile(normals, level)) for level in levels]
+    return Threshold(above(ordered[rank - 1], normals), (ends[0], ends[1]), expected, (float(low), float(high)))
 
 
 def by_cost(
@@ -83,7 +83,10 @@ def by_cost(
 
         defect_rate * miss * P(missed | defective) + (1 - defect_rate) * false_alarm * P(called | normal)
 
-    Intervals are by a bootstrap over whole parts, the choice made anew in each resample.
+    What to expect is cross-validated: each tenth of the parts is judged by the threshold that the others choose, since
+    a threshold looks better than it is on the scores that chose it. The intervals of the rates are Clopper and
+    Pearson's with parts for trials, the cost's follows from both rates (Jeffreys), the threshold's from choosing again
+    on resampled parts.
 
     Args:
         normals: scores of held-out normal images (N,).
@@ -94,44 +97,81 @@ def by_cost(
         defect_rate: share of defective pictures where the threshold is used, in (0, 1).
     """
     rng = np.random.default_rng(seed)
-    scores = np.concatenate([normals, defects])
-    is_defect = np.arange(len(scores)) >= len(normals)
-    weights = np.ones((resamples + 1, len(scores)))  # the first: as they are
-    for members, names in zip((~is_defect, is_defect), parts, strict=True):
-        codes = np.unique(names, return_inverse=True)[1]
-        count = codes.max() + 1
-        drawn = rng.integers(count, size=(resamples, count))
-        counts = np.zeros((resamples, count))
-        np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1)
-        weights[1:, members] = counts[:, codes]
+    codes = [np.unique(names, return_inverse=True)[1] for names in parts]
+    counts = [int(code.max()) + 1 for code in codes]
+    ones = (np.ones(len(normals)), np.ones(len(defects)))
+    weights = (defect_rate * miss, (1 - defect_rate) * false_alarm)
+    chosen = _cheapest(normals, defects, *ones, *weights)
 
-    order = np.argsort(scores, kind="stable")
-    ranked, defective, ordered = scores[order], is_defect[order], weights[:, order]
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
-    # at a threshold on a score, it and all below are not called
-    missed = np.cumsum(ordered * defective, axis=1) / (ordered * defective).sum(1, keepdims=True)
-    called = 1 - np.cumsum(ordered * ~defective, axis=1) / (ordered * ~defective).sum(1, keepdims=True)
-    costs = defect_rate * miss * missed + (1 - defect_rate) * false_alarm * called
-    below_all = np.full((len(costs), 1), (1 - defect_rate) * false_alarm)  # everything is called
-    costs = np.hstack([below_all, np.where(last_of_tie, costs, np.inf)])
-    missed, called = (
-        np.hstack([np.full((len(costs), 1), first), rates]) for first, rates in ((0, missed), (1, called))
-    )
-    thresholds = np.append(ranked[0] - _hair(scores), ranked + _hair(scores))
-    best = costs.shape[1] - 1 - np.argmin(costs[:, ::-1], axis=1)
-    rows = np.arange(len(costs))
+    folds = [rng.permutation(count) % _FOLDS for count in counts]
+    missed, called = np.zeros(len(defects)), np.zeros(len(normals))
+    for fold in range(_FOLDS):
+        held = [of[code] == fold for of, code in zip(folds, codes, strict=True)]
+        kept = [~each if (~each).any() else np.ones_like(each) for each in held]
+        threshold = _cheapest(normals, defects, kept[0].astype(float), kept[1].astype(float), *weights)
+        called[held[0]], missed[held[1]] = normals[held[0]] > threshold, defects[held[1]] <= threshold
+    false_alarms, misses = float(called.mean()), float(missed.mean())
 
-    def interval(values: Scores) -> Interval:
-        low, high = np.quantile(values[1:], _TAILS)
-        return float(low), float(high)
-
-    # the rates of the threshold that was chosen, under each resample's weights
+    again = []
+    for _ in range(resamples):
+        drawn = [
+            np.bincount(rng.integers(count, size=count), minlength=count)[code]
+            for count, code in zip(counts, codes, strict=True)
+        ]
+        again.append(_cheapest(normals, defects, drawn[0].astype(float), drawn[1].astype(float), *weights))
+    low, high = np.quantile(again, _TAILS)
+    draws = [
+        rng.beta(rate * count + 0.5, (1 - rate) * count + 0.5, 20_000)
+        for rate, count in ((misses, counts[1]), (false_alarms, counts[0]))
+    ]
+    cost_low, cost_high = np.quantile(weights[0] * draws[0] + weights[1] * draws[1], _TAILS)
     return Threshold(
-        float(thresholds[best[0]]),
-        interval(thresholds[best]),
-        float(called[0, best[0]]),
-        interval(called[:, best[0]]),
-        float(missed[0, best[0]]),
-        float(costs[0, best[0]]),
-        interval(costs[rows, np.full(len(rows), best[0])]),
+        chosen,
+        (float(low), float(high)),
+        false_alarms,
+        _clopper_pearson(false_alarms, counts[0]),
+        misses,
+        _clopper_pearson(misses, counts[1]),
+        weights[0] * misses + weights[1] * false_alarms,
+        (float(cost_low), float(cost_high)),
     )
+
+
+def above(score: float, scores: Scores) -> float:
+    """A threshold just above a score, below the next: its picture stays below in whatever batch it is scored."""
+    higher = scores[scores > score]
+    gap = float(higher.min() - score) if len(higher) else np.inf
+    return float(score) + min(_HAIR * max(abs(float(score)), 1e-30), gap / 2)
+
+
+def _cheapest(
+    normals: Scores, defects: Scores, of_normals: Scores, of_defects: Scores, miss: float, false_alarm: float
+) -> float:
+    """The threshold of least cost under weights of the images (N,) and (M,); of equally good ones the highest."""
+    # what has no weight is not there, and no threshold may lie at it
+    (normals, of_normals), (defects, of_defects) = (
+        (scores[weights > 0], weights[weights > 0])
+        for scores, weights in ((normals, of_normals), (defects, of_defects))
+    )
+    scores = np.concatenate([normals, defects])
+    alarms = np.concatenate([of_normals / of_normals.sum(), np.zeros(len(defects))])
+    misses = np.concatenate([np.zeros(len(normals)), of_defects / of_defects.sum()])
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    # below all, everything is called; at a score, it and all below are not
+    costs = np.append(false_alarm, miss * np.cumsum(misses[order]) + false_alarm * (1 - np.cumsum(alarms[order])))
+    usable = np.append(True, np.append(ranked[1:] != ranked[:-1], True))
+    costs = np.where(usable, costs, np.inf)
+    best = len(costs) - 1 - int(np.argmin(np.round(costs[::-1], 12)))
+    if best == 0:
+        return float(ranked[0]) - _HAIR * max(abs(float(ranked[0])), 1e-30)
+    return above(float(ranked[best - 1]), scores)
+
+
+def _clopper_pearson(rate: float, trials: int) -> Interval:
+    from scipy.stats import beta
+
+    successes = rate * trials
+    low = float(beta.ppf(_TAILS[0], successes, trials - successes + 1)) if successes > 0 else 0.0
+    high = float(beta.ppf(_TAILS[1], successes + 1, trials - successes)) if successes < trials else 1.0
+    return low, high

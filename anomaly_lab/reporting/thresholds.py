@@ -16,10 +16,11 @@ def threshold_table(run: Mapping[str, Any], chosen: Mapping[str, Any] | None, ti
     `run` is what metrics.json holds.
     """
     metrics = run["metrics"]
-    if chosen is None:
-        value = metrics.get("threshold")
+    if chosen is None or "asked" not in chosen:  # written by hand, it may hold the value alone
+        value = metrics.get("threshold") if chosen is None else chosen["threshold"]
+        own = "the run's own" if chosen is None else "that of threshold.json"
         return Text(
-            f"{title}: the threshold is {value:.4g}, the run's own."
+            f"{title}: the threshold is {value:.4g}, {own}."
             if value is not None
             else f"{title}: no threshold, {run.get('reasons', {}).get('threshold', 'the run has none')}."
         )
@@ -42,7 +43,7 @@ def threshold_table(run: Mapping[str, Any], chosen: Mapping[str, Any] | None, ti
     if chosen["misses"] is not None:
         kind = "painted" if chosen["defects_from"] == "val" else "defective"
         where = f"{chosen['defects']} {kind} images of {chosen['defect_parts']} parts, set aside"
-        rows.append(("misses", f"{chosen['misses']:.1%}", "", where))
+        rows.append(("misses", f"{chosen['misses']:.1%}", _interval(chosen["misses_interval"], "{:.1%}"), where))
         rows.append(("cost of an image", f"{chosen['cost']:.3g}", _interval(chosen["cost_interval"], "{:.3g}"), ""))
     for row in rows:
         table.add_row(*row)
