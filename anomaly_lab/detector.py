@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from anomaly_lab.runs import Run
 from anomaly_lab.single import predict_images
 from anomaly_lab.trainer import make_trainer, quieten
 from anomaly_lab.types import Prediction
+
+log = logging.getLogger("anomaly_lab")
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pillow
@@ -66,7 +69,7 @@ class Detector:
         try:
             config["trainer"] |= {"accelerator": device, "devices": 1}
             config["allow"] = list(allow)  # the user's word, never the run's
-            config["checkpoint"] = checkpoint or config["checkpoint"]
+            scored, config["checkpoint"] = config["checkpoint"], checkpoint or config["checkpoint"]
             check_values(config)
             # of the split only what says how images are cut; the dataset itself need not be there
             plan = DataPlan(make_dataset(config["dataset"], tuple(allow)), run.split(), load_options(config["dataset"]))
@@ -81,10 +84,11 @@ class Detector:
         self.model = trained_model(run, config)
         self._precision.convert_module(self.model)  # in place
         self.model.to(trainer.strategy.root_device).eval()
+        self.checkpoint: str = config["checkpoint"]
         self.framing = Framing(plan.full_size, load.resize, load.image_size, load.roi)
         self.tiling = Tiling(load.image_size, load.tile_overlap)
         self.max_value, self.batch_size = load.max_value, load.batch_size
-        self.threshold = run.threshold()
+        self.threshold = run.threshold() if config["checkpoint"] == scored else _threshold_of(run, config["checkpoint"])
         self.pixel_threshold: float | None = metrics.get("pixel_threshold") if is_segmenter(metrics) else None
         self.score_names, self.primary_score = self.model.score_names, self.model.primary_score
 
@@ -112,12 +116,15 @@ class Detector:
             return read_image(Path(image), max_value=self.max_value)
         return to_rgb(image, max_value=self.max_value)
 
-    def predict_pixels(self, images: Sequence[Pixels]) -> list[Result]:
-        """Score 8-bit RGB pictures (H, W, 3) of any sizes together."""
+    def predict_pixels(self, images: Sequence[Pixels], framed: Sequence[Pixels] | None = None) -> list[Result]:
+        """Score 8-bit RGB pictures (H, W, 3) of any sizes together; `framed` are they after `framing`, if that is done.
+
+        Raises:
+            DataError: if the region of interest reaches beyond one.
+        """
+        framed = [self.framing.image(image) for image in images] if framed is None else framed
         with self._forward():
-            found = predict_images(
-                self.model, [self.framing.image(image) for image in images], self.tiling, self.batch_size
-            )
+            found = predict_images(self.model, framed, self.tiling, self.batch_size)
         return [self._result(each, *image.shape[:2]) for each, image in zip(found, images, strict=True)]
 
     def _forward(self) -> AbstractContextManager[None]:
@@ -133,6 +140,19 @@ class Detector:
             reconstruction = found.reconstruction[0].float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
         verdict = None if self.threshold is None else score > self.threshold
         return Result(score, verdict, scores, anomaly_map, reconstruction)
+
+
+def _threshold_of(run: Run, checkpoint: str) -> float | None:
+    """The threshold of another checkpoint than the run was scored with, if `evaluate` has found it."""
+    scored = Run(run.path / f"evaluate-{checkpoint}")
+    if not scored.metrics_file.exists():
+        log.warning(
+            "%s was scored with another checkpoint, so it has no threshold for `%s`: `anomaly-lab evaluate run=%s "
+            "checkpoint=%s` finds one.",
+            *(run.path, checkpoint, run.path, checkpoint),
+        )
+        return None
+    return scored.threshold()
 
 
 def load(

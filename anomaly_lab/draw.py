@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_lab.data.plan import DataPlan
-from anomaly_lab.data.store import ImageStore
 from anomaly_lab.experiment import Cell, Figure
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting.paper_figures import Tile, grid_figure, latents_figure, lines_figure, roc_figure
@@ -83,7 +82,7 @@ def _latents(found: Reproduction, runs: Runs) -> figure.Figure | None:
 def _examples(found: Reproduction, plans: Plans) -> figure.Figure | None:
     rows: dict[str, Sequence[Tile | None]] = {}
     for dataset, plan in plans.items():
-        store = ImageStore(plan.dataset.root, _SHOWN, plan.load.resize, plan.load.max_value, roi=plan.load.roi)
+        store = plan.store(_SHOWN)
         for kind, label in (("normal", 0), ("defective", 1)):
             records = [record for record in plan.split.lists["test"] if int(bool(record.label)) == label]
             of_type: dict[str, list[Any]] = {}

@@ -201,13 +201,12 @@ def _pixels(plan: DataPlan, maps: Path, threshold: float | None) -> tuple[dict[s
     import torch
     from torch.nn import functional as F
 
-    from anomaly_lab.data.store import ImageStore
     from anomaly_lab.metrics.pixel import pixel_metrics
     from anomaly_lab.metrics.pixel_tally import PixelTally
 
     if plan.load.resize != "squash":
         raise ConfigError(f"dataset.resize={plan.load.resize}: maps are of whole images, which squash keeps whole.")
-    store = ImageStore(plan.dataset.root, plan.full_size, plan.load.resize, plan.load.max_value, roi=plan.load.roi)
+    store = plan.store(plan.full_size)
     tally = PixelTally(threshold)
     for record in plan.split.lists["test"]:
         mask = store.load(record)[1]

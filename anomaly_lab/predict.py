@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
 import math
+import os
 import re
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +32,11 @@ log = logging.getLogger("anomaly_lab")
 
 _FORMATS = ("csv", "jsonl")
 _OVERLAYS = ("defective", "all", "none")
+_OVERLAY_FOLDER = "overlays"
 _QUALITY = 90  # of the overlays, which are JPEG
+_LARGEST = 8192  # pixels to a side of them
+_LONGEST = 240  # bytes of their names
+_BROKEN_LINES = 20  # at the end of a table, that a kill may leave
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,12 @@ def main(arguments: Sequence[str]) -> int:
     asked = compose("predict", named)
     require("format", asked["format"], _FORMATS)
     require("overlays", asked["overlays"], _OVERLAYS)
-    for name, kind in (("threshold", int | float), ("batch_size", int)):
-        if asked[name] is not None and (not isinstance(asked[name], kind) or isinstance(asked[name], bool)):
-            raise ConfigError(f"{name}={asked[name]!r} has to be a number.")
+    for name, kind, least in (("threshold", int | float, -math.inf), ("batch_size", int, 1)):
+        value = asked[name]
+        if value is not None and (
+            not isinstance(value, kind) or isinstance(value, bool) or not least <= value < math.inf
+        ):
+            raise ConfigError(f"{name}={value!r} has to be a {'whole ' if name == 'batch_size' else ''}number.")
     run, output = Run(Path(asked["run"])), Path(asked["output"])
     run.check_trained()
     pictures = find_pictures(str(asked["input"]), output)
@@ -61,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 def find_pictures(source: str, output: Path) -> list[Picture]:
     """What `input` means: one picture, a folder with all that is below it, a pattern, or a list of paths in a .txt.
 
-    What lies in `output` is left out: it may be inside of the input folder.
+    The overlays in `output` are left out: it may be inside of the input folder.
 
     Raises:
         DataError: if there is none.
@@ -71,7 +81,7 @@ def find_pictures(source: str, output: Path) -> list[Picture]:
         base, paths = path, list(image_files(path, recursive=True))
     elif path.suffix.lower() == ".txt" and path.is_file():
         base = path.parent
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
         paths = [base / line.strip() for line in text.splitlines() if line.strip()]
     elif path.is_file():
         base, paths = path.parent, [path]
@@ -82,10 +92,10 @@ def find_pictures(source: str, output: Path) -> list[Picture]:
         paths = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     else:
         raise DataError(f"input={source} is neither a file nor a folder, nor a pattern such as 'DIR/*.png'.")
-    inside = output.resolve()
+    inside = (output / _OVERLAY_FOLDER).resolve()
     pictures = {}
     for file in paths:
-        if output.is_dir() and inside in file.resolve().parents:
+        if inside in file.resolve().parents:
             continue
         name = file.relative_to(base).as_posix() if file.is_relative_to(base) else file.as_posix()
         pictures[name] = Picture(file, name)
@@ -123,14 +133,14 @@ def predict(run: Run, pictures: Sequence[Picture], output: Path, asked: Config) 
     size = detector.batch_size if detector.framing.size is not None else 1
     readable = _readable(_tracked(todo), detector, errors, counts, ahead=2 * size)
     while batch := list(islice(readable, size)):
-        results = detector.predict_pixels([pixels for _, pixels in batch])
+        results = detector.predict_pixels([pixels for _, pixels, _ in batch], [framed for _, _, framed in batch])
         rows = []
-        for (picture, pixels), result in zip(batch, results, strict=True):
+        for (picture, pixels, _), result in zip(batch, results, strict=True):
             if not all(map(math.isfinite, result.scores.values())):
                 _note(errors, picture, f"its scores are not finite: {result.scores}", counts)
                 continue
             if asked["overlays"] == "all" or (asked["overlays"] == "defective" and result.is_defective is not False):
-                _draw(output / "overlays" / f"{_safe(picture.name)}.jpg", pixels, result, detector)
+                _draw(output / _OVERLAY_FOLDER / _overlay_name(picture.name), pixels, result, detector)
             rows.append((picture.name, result))
         table.write(rows)
     names = {picture.name for picture in pictures}
@@ -152,16 +162,24 @@ class _Table:
         except FileNotFoundError:
             return {}
         whole = content[: content.rfind(b"\n") + 1]
+        for _ in range(_BROKEN_LINES):  # a name may hold line breaks, and be cut off within
+            try:
+                found = self._parsed(whole)
+                break
+            except (ValueError, KeyError, TypeError, csv.Error) as error:
+                cause, whole = error, whole[: whole.rfind(b"\n", 0, -1) + 1]
+        else:
+            raise RunError(f"{self.path} is damaged ({cause}): delete it, or give force=true.")
         if len(whole) < len(content):
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
-        text = io.StringIO(whole.decode("utf-8", errors="surrogateescape"), newline="")
-        try:
-            rows = [json.loads(line) for line in text] if self.as_json else list(csv.DictReader(text, strict=True))
-            verdicts = {"defective": True, "normal": False, "": None, None: None}
-            return {row["path"]: verdicts[row["verdict"]] for row in rows}
-        except (ValueError, KeyError, TypeError, csv.Error) as error:
-            raise RunError(f"{self.path} is damaged ({error}): delete it, or give force=true.") from None
+        return found
+
+    def _parsed(self, content: bytes) -> dict[str, bool | None]:
+        text = io.StringIO(content.decode("utf-8", errors="surrogateescape"), newline="")
+        rows = [json.loads(line) for line in text] if self.as_json else list(csv.DictReader(text, strict=True))
+        verdicts = {"defective": True, "normal": False, "": None, None: None}
+        return {row["path"]: verdicts[row["verdict"]] for row in rows}
 
     def write(self, rows: Sequence[tuple[str, Result]]) -> None:
         """Add rows, and let them reach the disk's cache: a kill takes no whole row back."""
@@ -187,8 +205,7 @@ def _table(run: Run, detector: Detector, output: Path, asked: Config) -> _Table:
     """The table to go on with, after a look at whose it is."""
     about = {
         "run": str(run.path.resolve()),
-        "config_hash": run.read()["config_hash"],
-        "checkpoint": asked["checkpoint"],
+        "weights": _digest(run.checkpoints / f"{detector.checkpoint}.ckpt"),
         "score": detector.primary_score,
         "threshold": detector.threshold,
         "format": asked["format"],
@@ -198,6 +215,7 @@ def _table(run: Run, detector: Detector, output: Path, asked: Config) -> _Table:
     if asked["force"]:
         for old in (path, *(output / f"predictions.{kind}" for kind in _FORMATS)):
             old.unlink(missing_ok=True)
+        shutil.rmtree(output / _OVERLAY_FOLDER, ignore_errors=True)
     if path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -207,7 +225,7 @@ def _table(run: Run, detector: Detector, output: Path, asked: Config) -> _Table:
         except (OSError, ValueError, KeyError, TypeError):
             raise RunError(f"{path} is damaged: give force=true to start anew.") from None
         if others:
-            told = ", ".join(f"{key}={old}, now {new}" for key, (old, new) in others.items())
+            told = ", ".join(f"{key}={_brief(old)}, now {_brief(new)}" for key, (old, new) in others.items())
             raise RunError(
                 f"{output} holds predictions that were made otherwise ({told}). Give another output, or force=true to "
                 "start anew."
@@ -218,23 +236,40 @@ def _table(run: Run, detector: Detector, output: Path, asked: Config) -> _Table:
     return _Table(written, detector.score_names, as_json=asked["format"] == "jsonl")
 
 
+def _digest(path: Path) -> str:
+    """What tells one trained model from another: its weights."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _brief(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _readable(
     pictures: Iterable[Picture], detector: Detector, errors: Path, counts: dict[str, int], ahead: int
-) -> Iterator[tuple[Picture, Pixels]]:
-    """The pictures that can be read, decoded while others are scored; the others go to errors.csv."""
+) -> Iterator[tuple[Picture, Pixels, Pixels]]:
+    """The pictures that can be read, as they are and framed, while others are scored; the others go to errors.csv."""
 
-    def outcome(waiting: tuple[Picture, Future[Pixels]]) -> Iterator[tuple[Picture, Pixels]]:
+    def read(path: Path) -> tuple[Pixels, Pixels]:
+        pixels = detector.read(path)
+        try:
+            return pixels, detector.framing.image(pixels)
+        except DataError as error:
+            raise DataError(f"{path}: {error}.") from None
+
+    def outcome(waiting: tuple[Picture, Future[tuple[Pixels, Pixels]]]) -> Iterator[tuple[Picture, Pixels, Pixels]]:
         picture, future = waiting
         try:
-            yield picture, future.result()
+            yield picture, *future.result()
         except DataError as error:
             _note(errors, picture, str(error), counts)
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        queue: deque[tuple[Picture, Future[Pixels]]] = deque()
+        queue: deque[tuple[Picture, Future[tuple[Pixels, Pixels]]]] = deque()
         try:
             for picture in pictures:
-                queue.append((picture, pool.submit(detector.read, picture.path)))
+                queue.append((picture, pool.submit(read, picture.path)))
                 if len(queue) > ahead:
                     yield from outcome(queue.popleft())
             while queue:
@@ -260,20 +295,25 @@ def _draw(path: Path, pixels: Pixels, result: Result, detector: Detector) -> Non
 
     if result.anomaly_map is None:
         return
-    drawn = overlay(
+    drawn: Any = overlay(
         pixels,
         result.anomaly_map,
         pixel_threshold=detector.pixel_threshold,
         is_defective=result.is_defective is True,
     )
+    if (scale := _LARGEST / max(drawn.shape[:2])) < 1:
+        drawn = cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     _, encoded = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded.tobytes())
 
 
-def _safe(name: str) -> PurePosixPath:
-    """A name as a path that stays below a folder."""
-    return PurePosixPath(*("_" if part == ".." else part for part in PurePosixPath(name).parts if part != "/"))
+def _overlay_name(name: str) -> PurePosixPath:
+    """A picture's overlay: its name as a path that stays below a folder, shortened where a file system would refuse."""
+    *folders, last = ("_" if part == ".." else part for part in PurePosixPath(name).parts if part != "/")
+    if len(os.fsencode(last)) > _LONGEST:
+        last = f"{last[:60]}-{hashlib.blake2b(os.fsencode(last), digest_size=6).hexdigest()}"
+    return PurePosixPath(*folders, f"{last}.jpg")
 
 
 def _tracked(pictures: Sequence[Picture]) -> Iterable[Picture]:

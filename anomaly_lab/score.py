@@ -127,7 +127,7 @@ def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] == key:
             return kept
-    store = ImageStore(plan.dataset.root, _FLOOR_SIZE, plan.load.resize, plan.load.max_value, roi=plan.load.roi)
+    store = plan.store(_FLOOR_SIZE)
     train, test = plan.pool("all"), plan.split.lists["test"]
     train_grey, test_grey = (_greys(store, records) for records in (train, test))
     unlabelled = {record.path for record in plan.pool("unlabelled")}

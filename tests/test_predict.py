@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from run_files import rows_of
 
@@ -109,6 +110,72 @@ def test_a_folder_of_other_predictions_is_left_alone(finished, folder, tmp_path,
     assert "nothing says how it was made" in capsys.readouterr().err
 
 
+def test_predictions_of_another_training_are_not_gone_on_with(finished, folder, tmp_path, capsys):
+    """Another seed has the same configuration, and the same threshold if one is given; its weights are others."""
+    options = [f"input={folder}", f"output={tmp_path / 'out'}", "threshold=0.1"]
+    assert main(["predict", str(finished), *options]) == 0
+    other = shutil.copytree(finished, tmp_path / "other")
+    checkpoint = torch.load(other / "checkpoints/last.ckpt", weights_only=True)
+    next(iter(checkpoint["state_dict"].values())).add_(0.1)
+    torch.save(checkpoint, other / "checkpoints/last.ckpt")
+    assert main(["predict", str(other), *options]) == 2
+    assert "made otherwise (weights=" in capsys.readouterr().err
+    moved = shutil.move(finished, tmp_path / "moved")
+    assert main(["predict", str(moved), *options]) == 0, "the same model in another place"
+
+
+def test_a_picture_smaller_than_the_region_is_named_and_the_rest_is_scored(finished, folder, tmp_path):
+    config = (finished / "config.yaml").read_text()
+    (finished / "config.yaml").write_text(config.replace("  roi: null", "  roi: [4, 4, 30, 30]"))
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(folder / "good/small.png")
+    assert main(["predict", str(finished), f"input={folder}", f"output={tmp_path / 'out'}"]) == 1
+    (row,) = rows_of(tmp_path / "out/errors.csv")
+    assert row["path"] == "good/small.png"
+    assert "small.png: the image has 20x20 pixels" in row["error"]
+    assert len(rows_of(tmp_path / "out/predictions.csv")) == 7
+
+
+def test_old_overlays_go_with_old_predictions(finished, folder, tmp_path):
+    options = ["predict", str(finished), f"input={folder}", f"output={tmp_path / 'out'}"]
+    assert main([*options, "threshold=-1"]) == 0
+    assert len(list((tmp_path / "out/overlays").rglob("*.jpg"))) == 7
+    assert main([*options, "threshold=100", "force=true"]) == 0
+    assert not (tmp_path / "out/overlays").exists()
+
+
+def test_an_output_around_the_input_is_no_trap(finished, folder, tmp_path):
+    assert main(["predict", str(finished), f"input={folder}", f"output={folder.parent}"]) == 0
+    assert len(rows_of(folder.parent / "predictions.csv")) == 7
+
+
+def test_a_name_with_a_line_break_is_no_trap(finished, folder, tmp_path):
+    shutil.move(folder / "good/000.png", folder / "good/0\n\n0.png")
+    options = [
+        "predict",
+        str(finished),
+        f"input={folder}",
+        f"output={tmp_path / 'out'}",
+        "overlays=all",
+        "batch_size=1",
+    ]
+    assert main(options) == 0
+    whole = (tmp_path / "out/predictions.csv").read_bytes()
+    cut = whole.index(b"0\n\n0.png") + 2
+    (tmp_path / "out/predictions.csv").write_bytes(whole[:cut])
+    assert main(options) == 0
+    assert (tmp_path / "out/predictions.csv").read_bytes() == whole
+
+
+def test_another_checkpoint_has_another_threshold(finished, caplog):
+    shutil.copy(finished / "checkpoints/last.ckpt", finished / "checkpoints/best.ckpt")
+    assert load(finished, device="cpu").threshold is not None
+    assert load(finished, device="cpu", checkpoint="best").threshold is None
+    assert "checkpoint=best` finds one" in caplog.text
+    (finished / "evaluate-best").mkdir()
+    (finished / "evaluate-best/metrics.json").write_text('{"status": "finished", "metrics": {"threshold": 0.25}}')
+    assert load(finished, device="cpu", checkpoint="best").threshold == 0.25
+
+
 def test_two_at_once_do_not_write_over_each_other(finished, folder, tmp_path):
     with hold(tmp_path / "out"), pytest.raises(RunBusyError):
         predict.main([f"run={finished}", f"input={folder}", f"output={tmp_path / 'out'}"])
@@ -135,8 +202,11 @@ def test_what_input_may_be(folder, tmp_path):
 
 
 def test_an_overlay_stays_below_its_folder():
-    assert predict._safe("/a/../../b.png").as_posix() == "a/_/_/b.png"
-    assert predict._safe("a/b.png").as_posix() == "a/b.png"
+    assert predict._overlay_name("/a/../../b.png").as_posix() == "a/_/_/b.png.jpg"
+    assert predict._overlay_name("a/b.png").as_posix() == "a/b.png.jpg"
+    long = predict._overlay_name(f"a/{'ü' * 120}.png").name
+    assert len(long.encode()) < 250
+    assert long != predict._overlay_name(f"a/{'ü' * 121}.png").name
 
 
 def test_paths_arrays_and_pillow_images_are_one(finished, pictures):
@@ -165,10 +235,10 @@ def test_paths_arrays_and_pillow_images_are_one(finished, pictures):
 @pytest.mark.parametrize(
     ("image", "told"),
     [
-        (np.zeros((4, 4), np.float32), "of integers"),
+        (np.zeros((4, 4), np.float32), "of uint8"),
+        (np.zeros((4, 4), int), "not of int64: convert it first"),
         (np.zeros((4, 4, 2), np.uint8), "has to be an array"),
         (np.zeros((0, 4), np.uint8), "has to be an array"),
-        (np.full((4, 4), -1), "outside 0..65535"),
         ("nowhere.png", "cannot be opened"),
     ],
 )
@@ -192,7 +262,10 @@ def test_what_cannot_be_loaded_says_so(finished, tmp_path):
 
 def test_every_option_is_checked(finished, folder, tmp_path, capsys):
     base = ["predict", str(finished), f"input={folder}", f"output={tmp_path / 'out'}"]
-    for wrong in ("format=xml", "overlays=some", "threshold=high", "batch_size=x", "trainer.accelerator=abacus"):
+    for wrong in (
+        *("format=xml", "overlays=some", "threshold=high", "threshold=nan", "threshold=inf", "batch_size=x"),
+        *("batch_size=0", "batch_size=-1", "trainer.accelerator=abacus"),
+    ):
         assert main([*base, wrong]) == 2
         assert wrong.partition("=")[0].rpartition(".")[2] in capsys.readouterr().err
     assert compose("predict", ["run=a", "input=b", "output=c"])["overlays"] == "defective"

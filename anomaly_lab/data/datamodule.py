@@ -16,7 +16,6 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from anomaly_lab.data.images import MaskRule
 from anomaly_lab.data.painting import paint
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.records import Record
@@ -186,16 +185,7 @@ class DefectDataModule(LightningDataModule):
         super().__init__()
         self.plan, self.seed = plan, seed
         load = plan.load
-        side = load.image_size
-        self.store = ImageStore(
-            plan.dataset.root,
-            plan.full_size,
-            load.resize,
-            load.max_value,
-            smallest=side,
-            roi=load.roi,
-            masks=MaskRule(load.mask_threshold, load.ignore_value),
-        )
+        self.store = plan.store(plan.full_size, smallest=load.image_size)
         self.tiling = Tiling(load.image_size, load.tile_overlap)
 
     def prepare(self, *, progress: bool = False) -> None:

@@ -59,15 +59,18 @@ def to_rgb(image: Image.Image | npt.NDArray[Any], *, max_value: int | None = Non
     if isinstance(image, Image.Image):
         try:
             values = _of_pillow(image)
-        except ValueError as error:
-            raise DataError(f"The image cannot be used: {error}.") from None
+        except Exception as error:  # a damaged file, opened but not yet decoded
+            raise DataError(f"The image cannot be used: {error}.") from error
     else:
         values = np.asarray(image)
     channels = values.shape[2] if values.ndim == 3 else 1
     if values.ndim not in (2, 3) or channels not in (1, 3, 4) or not values.size:
         raise DataError(f"An image has to be an array (H, W), (H, W, 3) or (H, W, 4), not {values.shape}.")
-    if values.dtype.kind not in "ui":
-        raise DataError(f"An image has to be of integers, 0 to 255 or 16 bits, not {values.dtype}.")
+    # of Pillow, 16 bits come as int32
+    if values.dtype not in (np.uint8, np.uint16) and not isinstance(image, Image.Image):
+        raise DataError(
+            f"An image has to be of uint8 (0 to 255) or uint16 (16 bits), not of {values.dtype}: convert it first."
+        )
     values = values[..., 0] if values.ndim == 3 and channels == 1 else values
     return _as_rgb(values[..., :3] if values.ndim == 3 else values, max_value, "The image")
 
@@ -128,7 +131,8 @@ def read_mask(
 def _by_threshold(values: npt.NDArray[Any], path: Path, rule: MaskRule) -> npt.NDArray[np.uint8]:
     if rule.threshold is not None:
         return np.where(values >= rule.threshold, np.uint8(DEFECTIVE), np.uint8(NORMAL))
-    peak = int(values.max())
+    scored = values if rule.ignore is None else values[values != rule.ignore]
+    peak = int(scored.max()) if scored.size else 0
     threshold = MASK_THRESHOLD
     if peak == 1:
         _say_once(logging.INFO, path, "a mask of only 0 and 1, read as normal and defective")

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 from anomaly_lab.config import locate
 from anomaly_lab.data.digests import digests
 from anomaly_lab.data.few_labelled import NothingToLabelError
+from anomaly_lab.data.images import MaskRule
 from anomaly_lab.data.options import NATIVE, LoadOptions, SplitOptions
 from anomaly_lab.data.records import DefectDataset, Record
 from anomaly_lab.data.splits import Split, make_split
+from anomaly_lab.data.store import ImageStore
 from anomaly_lab.errors import ConfigError
 
 Options = TypeVar("Options")
@@ -35,6 +37,14 @@ class DataPlan:
         if self.load.full_size == NATIVE:
             return None
         return self.load.full_size or self.load.image_size * (2 if self.is_quartered else 1)
+
+    def store(self, size: int | None, smallest: int = 1) -> ImageStore:
+        """The dataset's images at a size (None: their own), with the region and the masks that its options say."""
+        load = self.load
+        masks = MaskRule(load.mask_threshold, load.ignore_value)
+        return ImageStore(
+            self.dataset.root, size, load.resize, load.max_value, smallest=smallest, roi=load.roi, masks=masks
+        )
 
     @property
     def is_quartered(self) -> bool:

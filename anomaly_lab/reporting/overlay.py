@@ -25,9 +25,11 @@ def overlay(
     """
     import cv2
 
-    values = np.nan_to_num(anomaly_map.astype(np.float32), nan=0.0)
-    low, high = (0.0, 2 * pixel_threshold) if pixel_threshold else (float(np.median(values)), float(values.max()))
-    heat = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    values = anomaly_map.astype(np.float32)
+    low, high = 0.0, 2 * (pixel_threshold or 0)
+    if not pixel_threshold and np.isfinite(values).any():
+        low, high = float(np.nanmedian(values)), float(np.nanmax(values))
+    heat = np.nan_to_num(np.clip((values - low) / max(high - low, 1e-12), 0, 1), nan=0.0)
     colours = cv2.applyColorMap((heat * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     weight = (_STRENGTH * heat)[..., None]
     drawn = np.ascontiguousarray((image * (1 - weight) + colours * weight).round().astype(np.uint8))
