@@ -44,7 +44,7 @@ _PATHS = (
 _NOT_HASHED = {
     "model": {*ASKED, "autoencoder", "stage1"},  # the first stage stands in by its own hash
     "dataset": {
-        *("root", "num_workers", "protocol", "split", "split_seed", "train_count", "val_count"),
+        *("root", "manifest", "num_workers", "protocol", "split", "split_seed", "train_count", "val_count"),
         *("test_normal_count", "val_fraction", "val_fraction_of", "test_fraction", "tuning"),
         *("labelled_per_type", "unlabelled_per_type", "label_reserve"),
     },

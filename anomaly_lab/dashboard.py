@@ -27,7 +27,7 @@ from anomaly_lab.runs import Run
 log = logging.getLogger("anomaly_lab")
 
 _LOGGED = ("model", "dataset", "trainer", "seed", "val_quantile", "checkpoint")  # of the configuration
-_OF_THE_MACHINE = ("root", "num_workers")
+_OF_THE_MACHINE = {"dataset": ("root", "manifest", "num_workers"), "model": ("autoencoder",)}
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")  # in the names of environment variables
 _CLASSES = {0: "normal", 1: "defective", 255: "unknown"}  # of a mask
 _DATA = "WANDB_DATA_DIR"
@@ -52,7 +52,7 @@ def open_dashboard(config: Config, run: Run) -> Iterator[Dashboard | None]:
     offline = options["offline"] if options["offline"] is not None else "WANDB_API_KEY" not in os.environ
     name = "-".join(run.path.parts[-3:])
     if offline:  # it is made anew; what was sent already is the same, and wandb takes no step twice
-        for folder in (run.path / "wandb").glob(f"offline-run-*-{name}"):
+        for folder in (run.path / "wandb").glob("offline-run-*"):
             shutil.rmtree(folder)
     run.path.mkdir(parents=True, exist_ok=True)
     before = os.environ.get(_DATA)
@@ -67,12 +67,24 @@ def open_dashboard(config: Config, run: Run) -> Iterator[Dashboard | None]:
                 name="/".join(run.path.parts[-3:]),
                 group=options.get("group"),
                 job_type=options.get("job_type") or "train",
-                tags=list(config["tags"]),
+                tags=_cleaned(list(config["tags"])),
                 config=shown_config(config),
                 dir=run.path,
                 mode="offline" if offline else "online",
                 resume=None if offline else "allow",
-                settings=wandb.Settings(console="off", silent=True),
+                # its own look at the machine tells the command line, folders and the user's name
+                settings=wandb.Settings(
+                    console="off",
+                    silent=True,
+                    x_disable_meta=True,
+                    x_disable_machine_info=True,
+                    x_disable_stats=True,
+                    save_code=False,
+                    disable_git=True,
+                    program="anomaly-lab",
+                    host="",
+                    root_dir=str(run.path),
+                ),
             )
         except (wandb.errors.Error, OSError) as error:
             raise ConfigError(f"logger=wandb: {error}. logger.offline=true needs no server.") from None
@@ -139,20 +151,23 @@ class SendEpochs(Callback):
 
 def shown_config(config: Config) -> Config:
     """What of a configuration is sent: nothing of the machine, and no secret that an environment variable holds."""
+    shown: Config = {key: config[key] for key in _LOGGED if key in config}
+    for part, names in _OF_THE_MACHINE.items():
+        shown[part] = {key: value for key, value in shown[part].items() if key not in names}
+    cleaned: Config = _cleaned(shown)
+    return cleaned
+
+
+def _cleaned(tree: Any) -> Any:
+    """A tree of plain values without the secrets of the environment."""
     secrets = [
         value for name, value in os.environ.items() if len(value) > 3 and any(word in name.upper() for word in _SECRET)
     ]
-
-    def cleaned(tree: Any) -> Any:
-        if isinstance(tree, Mapping):
-            return {key: cleaned(value) for key, value in tree.items()}
-        if isinstance(tree, list):
-            return [cleaned(value) for value in tree]
-        return "***" if isinstance(tree, str) and any(secret in tree for secret in secrets) else tree
-
-    shown = {key: cleaned(config[key]) for key in _LOGGED if key in config}
-    shown["dataset"] = {key: value for key, value in shown["dataset"].items() if key not in _OF_THE_MACHINE}
-    return shown
+    if isinstance(tree, Mapping):
+        return {key: _cleaned(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_cleaned(value) for value in tree]
+    return "***" if isinstance(tree, str) and any(secret in tree for secret in secrets) else tree
 
 
 def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:

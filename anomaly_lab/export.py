@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"output={path} has to end with {_SUFFIXES[asked['format']]}.")
     worst = export(run, path, asked)
     log.info("%s: scores as here to %.0e (compared on %d images)", path, worst, _COMPARED)
-    log.info("How to use it: %s", path.with_suffix(".json"))
+    log.info("How to use it: %s", _manual_of(path))
     return 0
 
 
@@ -91,8 +91,13 @@ def export(run: Run, path: Path, asked: Config) -> float:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    write_json(path.with_suffix(".json"), _manual(run, detector, whole))
+    write_json(_manual_of(path), _manual(run, detector, whole))
     return worst
+
+
+def _manual_of(path: Path) -> Path:
+    """Where it is written how to use a file; never over a file of the run."""
+    return path.with_name(f"{path.name}.json")
 
 
 def _to_onnx(whole: Exported, example: npt.NDArray[np.uint8], path: Path) -> Program:

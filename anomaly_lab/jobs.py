@@ -24,7 +24,7 @@ log = logging.getLogger("anomaly_lab")
 # Overrides that do not concern the first of two stages; nor does the number of labels, unless it learns from them
 _SECOND_STAGE_ONLY = {"model", "force", "recipe", "dataset.learns_from"}
 
-_SAME_IN_BOTH_STAGES = ("name", "category", "image_size", "resize", "max_value")
+_SAME_IN_BOTH_STAGES = ("name", "category", "image_size", "resize", "max_value", "roi")
 
 
 @dataclass(frozen=True)

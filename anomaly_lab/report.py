@@ -9,6 +9,7 @@ from pathlib import Path
 from anomaly_lab.config import option_of, own_options
 from anomaly_lab.errors import ConfigError, RunError, nearest, require
 from anomaly_lab.list_runs import find
+from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting.page.build import Source, page
 from anomaly_lab.reporting.run_list import Entry
 from anomaly_lab.runs import Run, write_text
@@ -64,9 +65,16 @@ def _named(path: str) -> Run:
     return run
 
 
+def _is_readable(run: Run) -> bool:
+    try:
+        return len(ScoreTable.from_csv(run.scores_file)) > 0
+    except RunError:
+        return False
+
+
 def _latest(entries: Sequence[Entry]) -> Run | None:
     """The finished run that was changed last and has pictures, or else any; no score has a say in it."""
-    finished = [entry for entry in entries if entry.status == "finished" and entry.run.scores_file.exists()]
+    finished = [entry for entry in entries if entry.status == "finished" and _is_readable(entry.run)]
     with_pictures = [entry for entry in finished if (entry.run.path / "predictions" / "gallery.npz").exists()]
     latest = max(with_pictures or finished, key=lambda entry: entry.changed, default=None)
     return None if latest is None else latest.run

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_lab.config import check, compose, job_count, own_options
+from anomaly_lab.config import check, compose, job_count, own_options, sweep_values
 from anomaly_lab.errors import ConfigError, nearest
 from anomaly_lab.jobs import Outcome, run_job
 from anomaly_lab.runs import Run
@@ -38,11 +38,15 @@ def main(arguments: Sequence[str]) -> int:
             f"There is no flag {unknown[0]}. {nearest(unknown[0], ['-m', '--multirun', *sorted(_PRINTING)])}"
         )
     config = check("train", arguments)
-    if not str(config["objective"]).startswith(("val_", "tune_")):
+    asked = [text.partition("=")[2] for values in sweep_values(arguments) for text in values if "objective=" in text]
+    if wrong := [name for name in asked if not name.startswith(("val_", "tune_"))]:
         raise ConfigError(
-            f"objective={config['objective']} has to be a metric of val or tune, such as val_image_auroc: what is "
-            "chosen by the test says nothing about new images."
+            f"objective={wrong[0]} has to be a metric of val or tune, such as val_image_auroc: what is chosen by the "
+            "test says nothing about new images."
         )
+    sweeper = own_options(arguments, ("hydra/sweeper", "hydra.sweeper.direction"))
+    if sweeper.get("hydra/sweeper") == "optuna" and len(sweeper) == 1:  # by itself it looks for the lowest
+        arguments = [*arguments, "hydra.sweeper.direction=maximize"]
     if not flags:
         return _finish_single(run_job(config, list(arguments)))
     count = job_count(arguments)

@@ -147,6 +147,20 @@ def test_no_secret_is_sent(monkeypatch):
     assert not {"logger", "runs_dir"} & shown.keys()
 
 
+def test_no_secret_and_no_folder_is_in_what_is_sent(tiny, pictures, tmp_path, monkeypatch):
+    """Not in the configuration alone: in all that the offline run holds."""
+    monkeypatch.setenv("MY_API_TOKEN", "hunter22")
+    monkeypatch.setattr(sys, "argv", ["anomaly-lab", "train", "tags=[hunter22x]", f"dataset.root={pictures}"])
+    assert main(["train", *tiny, "logger=wandb", "tags=[hunter22x]"]) == 0
+    (run,) = runs_below(tiny)
+    (file,) = (run / "wandb").glob("offline-run-*/*.wandb")
+    content = file.read_bytes()
+    for told in ("hunter22", str(pictures), os.environ.get("USER") or "no-such-user"):
+        assert told.encode() not in content, told
+    home = str(Path(sys.executable).parent).encode()
+    assert home not in content
+
+
 def test_a_server_that_refuses_is_an_error_before_the_training(tiny, monkeypatch, caplog):
     import wandb
 

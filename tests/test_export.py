@@ -37,7 +37,7 @@ def test_the_guide_s_program_gives_our_scores_without_us(finished, pictures):
         _, score, verdict = line.rsplit(" ", 2)
         assert float(score) == pytest.approx(float(row["score"]), rel=1e-4)
         assert verdict == ("defective" if float(row["score"]) > threshold else "normal")
-    manual = json.loads((finished / "export/model.json").read_text())
+    manual = json.loads((finished / "export/model.onnx.json").read_text())
     assert manual["threshold"] == threshold
     assert manual["outputs"][:2] == ["score", "defective"]
 
@@ -48,7 +48,7 @@ def test_a_torch_program_gives_our_scores(finished, pictures, tmp_path):
     detector = load(finished, device="cpu")
     images = [detector.read(pictures / row["path"]) for row in rows_of(finished / "scores.csv")[:3]]
     squares = torch.from_numpy(np.stack([detector.framing.image(image) for image in images]))
-    names = json.loads((tmp_path / "own.json").read_text())["outputs"]
+    names = json.loads((tmp_path / "own.pt2.json").read_text())["outputs"]
     outputs = dict(zip(names, program(squares), strict=True))
     for place, result in enumerate(detector.predict_pixels(images)):
         assert float(outputs["score"][place]) == pytest.approx(result.score, rel=1e-4)

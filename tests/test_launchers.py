@@ -137,6 +137,8 @@ def test_a_search_goes_by_held_out_images(pictures, tmp_path):
 
 
 def test_nothing_is_chosen_by_the_test(capsys):
+    assert main(["train", "-m", "objective=val_image_auroc,image_auroc"]) == 2
+    assert "objective=image_auroc has" in capsys.readouterr().err
     assert main(["train", "objective=image_auroc"]) == 2
     assert "objective=image_auroc has to be a metric of val or tune" in capsys.readouterr().err
 

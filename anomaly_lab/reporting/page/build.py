@@ -193,7 +193,11 @@ def _shown(source: Source, gaps: list[str]) -> dict[str, Any]:
     if run is None:
         return {}
     content, chosen = run.read(), run.chosen_threshold()
-    table = ScoreTable.from_csv(run.scores_file)
+    try:
+        table = ScoreTable.from_csv(run.scores_file)
+    except RunError as error:
+        gaps.append(str(error))
+        return {}
     metrics = content["metrics"]
     threshold = chosen["threshold"] if chosen else metrics.get("threshold")
     shown: dict[str, Any] = {
@@ -284,6 +288,6 @@ def _without_machine(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without the folders of whoever made it: a report is handed on."""
     shown = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     shown.pop("runs_dir", None)
-    if "dataset" in shown:
-        shown["dataset"].pop("root", None)
+    for part, name in (("dataset", "root"), ("dataset", "manifest"), ("model", "autoencoder")):
+        shown.get(part, {}).pop(name, None)
     return shown

@@ -17,6 +17,7 @@ Options = dict[str, Any]
 # what repeats a run, says where it lies or where it runs
 _APART = {
     *("seed", "dataset.split_seed", "runs_dir", "force", "predictions", "tags", "allow", "objective", "dataset.root"),
+    "dataset.manifest",
     *("dataset.num_workers", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.estimate"),
     *("model.stage1_hash", "model.autoencoder", "model._target_", "dataset._target_"),
 }

@@ -1,10 +1,12 @@
 "use strict";
-// The report's behaviour. Names of files and classes come from outside: they are only ever set as text.
+// The report's behaviour. Names of files and classes come from outside: they are set as text, and escaped for Plotly.
 const data = JSON.parse(document.getElementById("data").textContent);
 const shown = data.shown;
 const byId = (id) => document.getElementById(id);
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 const DASHES = ["solid", "dash", "dot", "dashdot"];
+
+const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
 function make(tag, attributes = {}, ...children) {
   const element = Object.assign(document.createElement(tag), attributes);
@@ -58,7 +60,7 @@ function curves(kind, x, y) {
     const dataset = byId("curves-dataset").value;
     const groups = data.groups.filter((group) => group.dataset === dataset && group[kind]);
     const traces = groups.map((group, number) => ({
-      x: group[kind][0], y: group[kind][1], name: group.name, mode: "lines",
+      x: group[kind][0], y: group[kind][1], name: escaped(group.name), mode: "lines",
       line: { color: COLOURS[number % COLOURS.length], dash: DASHES[Math.floor(number / COLOURS.length) % DASHES.length], shape: "hv" },
       hovertemplate: `${x} %{x:.3f}<br>${y} %{y:.3f}<extra>%{fullData.name}</extra>`,
     }));
@@ -80,7 +82,7 @@ byId("curves-dataset").addEventListener("change", () => { redraw("roc"); redraw(
 chart("size-chart", (element) => {
   const traces = data.sizes.flatMap((line, number) => {
     const colour = COLOURS[number % COLOURS.length];
-    const name = line.name;
+    const name = escaped(line.name);
     const found = [{
       x: line.size, y: line.mean, name, error_y: { type: "data", array: line.deviation, visible: true }, mode: "lines+markers",
       line: { color: colour }, marker: { symbol: number }, legendgroup: name,
@@ -125,7 +127,7 @@ byId("dataset")?.addEventListener("change", (event) => {
 // ---- scores and threshold ---------------------------------------------------------------------------------------------
 if (shown.scores) {
   const { scores, label, defect, path } = shown;
-  const [low, high] = [Math.min(...scores), Math.max(...scores)];
+  const [low, high] = [scores.reduce((a, b) => Math.min(a, b)), scores.reduce((a, b) => Math.max(a, b))];
   const STEPS = 1000;
   const reach = (high - low || 1) * 1.02;
   const slider = byId("threshold");
@@ -136,7 +138,7 @@ if (shown.scores) {
   const percent = (part, whole) => (whole ? `${(100 * part / whole).toFixed(1)}%` : "—");
 
   function setThreshold(value, fromSlider = false) {
-    threshold = Math.min(low + reach, Math.max(low - 0.02 * reach, value));
+    threshold = value; // the run's own may lie beyond all scores
     if (!fromSlider) slider.value = Math.round((threshold - low) / reach * STEPS);
     const counts = { tp: 0, fn: 0, fp: 0, tn: 0 };
     scores.forEach((_, row) => { counts[label[row] ? (verdict(row) ? "tp" : "fn") : (verdict(row) ? "fp" : "tn")] += 1; });
@@ -160,7 +162,7 @@ if (shown.scores) {
   const classes = [...new Set(defect)].sort((a, b) => (a === "good" ? -1 : b === "good" ? 1 : a.localeCompare(b)));
   chart("histogram", (element) => {
     const traces = classes.map((name, number) => ({
-      type: "histogram", name, x: scores.filter((_, row) => defect[row] === name), opacity: 0.75,
+      type: "histogram", name: escaped(name), x: scores.filter((_, row) => defect[row] === name), opacity: 0.75,
       xbins: { start: low, end: low + reach, size: reach / 60 },
       marker: { color: name === "good" ? "#999999" : COLOURS[(number - 1 + COLOURS.length) % COLOURS.length] },
       hovertemplate: "%{x}: %{y}<extra>%{fullData.name}</extra>",
@@ -174,8 +176,9 @@ if (shown.scores) {
     element.dataset.drags = "yes";
     const at = (event) => {
       const axis = element._fullLayout.xaxis;
-      return axis.p2d(event.clientX - element.getBoundingClientRect().left - axis._offset);
+      return inside(axis.p2d(event.clientX - element.getBoundingClientRect().left - axis._offset));
     };
+    const inside = (value) => Math.min(low + reach, Math.max(low - 0.02 * reach, value));
     let drags = false;
     element.addEventListener("pointerdown", (event) => {
       if (event.target.closest(".legend")) return;
