@@ -92,12 +92,18 @@ class Detector:
         self.pixel_threshold: float | None = metrics.get("pixel_threshold") if is_segmenter(metrics) else None
         self.score_names, self.primary_score = self.model.score_names, self.model.primary_score
 
+    def __repr__(self) -> str:
+        return f"{type(self.model).__name__}(score={self.primary_score}, threshold={self.threshold})"
+
     def predict(self, image: Picture) -> Result:
-        """Score one picture: a path, a Pillow image, or an array (H, W) or (H, W, 3) of integers.
+        """Score one picture: a path, a Pillow image, or an array (H, W) or (H, W, 3) of uint8 or uint16.
 
         Raises:
             DataError: if it cannot be read.
+            TypeError: for several pictures.
         """
+        if isinstance(image, list | tuple):
+            raise TypeError("predict takes one picture; predict_all takes several.")
         return next(self.predict_all([image]))
 
     def predict_all(self, images: Iterable[Picture]) -> Iterator[Result]:

@@ -145,6 +145,10 @@ def predict(run: Run, pictures: Sequence[Picture], output: Path, asked: Config) 
         table.write(rows)
     names = {picture.name for picture in pictures}
     verdicts = [verdict for name, verdict in table.read().items() if name in names]
+    log.info(
+        "Called defective above %s.",
+        "nothing: the run has no threshold" if detector.threshold is None else f"a score of {detector.threshold:.6g}",
+    )
     return counts | {"scored": len(verdicts), "defective": sum(verdict is True for verdict in verdicts)}
 
 

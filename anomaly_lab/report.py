@@ -44,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
         raise RunError(f"{runs_dir} has no finished run to report on.")
     shown = _named(asked["run"]) if "run" in asked else _latest(entries)
     pictures = output.parent / f"{output.stem}_images" if asked.get("images") == "folder" else None
-    text, gaps = page(Source(runs_dir, entries, shown, pictures, asked.get("title", f"Runs of {runs_dir.name}")))
+    text, gaps = page(
+        Source(runs_dir, entries, shown, pictures, asked.get("title", f"Runs in {runs_dir.resolve().name}"))
+    )
     write_text(output, text)
     for gap in gaps:
         log.warning("%s", gap)

@@ -51,7 +51,10 @@ def main(arguments: Sequence[str]) -> int:
         run.threshold_file.unlink(missing_ok=True)
     asked.pop("run", None)
     if asked:
+        before = run.threshold()
         write_json(run.threshold_file, choose(run, _numbers(asked)))
+        told = "none" if before is None else f"{before:.4g}"
+        log.info("Kept in %s, for predict, export and report; before: %s.", run.threshold_file, told)
     Console().print(threshold_table(run.read(), run.chosen_threshold(), title="/".join(run.path.parts[-3:])))
     return 0
 

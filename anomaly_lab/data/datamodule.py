@@ -244,9 +244,10 @@ class DefectDataModule(LightningDataModule):
         if "labelled" in self.plan.load.learns_from:
             lists["learn from"] = ("labelled",)
         for purpose, names in lists.items():
-            masked = [r for name in names for r in self.plan.split.lists.get(name, ()) if r.mask]
+            records = (r for name in names for r in self.plan.split.lists.get(name, ()))
+            masked = [r for r in records if r.mask and r.label and r.painted is None]
             shares = [self.store.marked[record.path] for record in masked]
-            empty = [record.mask for record, share in zip(masked, shares, strict=True) if not share]
+            empty = [_marks_of(record) for record, share in zip(masked, shares, strict=True) if not share]
             if purpose == "learn from" and masked and len(empty) == len(masked):
                 raise DataError(
                     f"{root}: no mask to learn from has a defective pixel at this size ({len(masked)} of them, such as "
@@ -260,7 +261,7 @@ class DefectDataModule(LightningDataModule):
                     *(root, len(empty), len(masked), purpose, empty[0]),
                 )
             share = INVERTED_ALL if masked and np.median(shares) > INVERTED_ALL else INVERTED_ONE
-            inverted = [record.mask for record, marked in zip(masked, shares, strict=True) if marked > share]
+            inverted = [_marks_of(record) for record, marked in zip(masked, shares, strict=True) if marked > share]
             if inverted:
                 log.warning(
                     "%s: %d of %d masks to %s mark more than %.0f%% of the image, such as %s: inverted? 128 and more "
@@ -297,6 +298,12 @@ class DefectDataModule(LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _marks_of(record: Record) -> str:
+    """The file to look at: a COCO file is that of many images."""
+    assert record.mask is not None
+    return record.path if record.mask.endswith(".json") else record.mask
 
 
 def _default_workers() -> int:

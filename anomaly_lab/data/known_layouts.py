@@ -11,7 +11,7 @@ import numpy as np
 from anomaly_lab.data.images import read_image
 from anomaly_lab.data.layouts import masks_below, place, scan_parts, subfolders
 from anomaly_lab.data.polygons import Annotated, Points, read_annotations
-from anomaly_lab.data.records import GOOD, IMAGE_SUFFIXES, Record, image_files
+from anomaly_lab.data.records import GOOD, Record, image_files
 from anomaly_lab.errors import DataError
 
 Row = dict[str, str]  # the columns of manifest.py
@@ -35,8 +35,8 @@ def btad(root: Path) -> Iterator[Row]:
     for product in _products(root, lambda folder: (folder / "train" / "ok").is_dir(), "train/ok"):
         masks = masks_below(product / "ground_truth")
         for path in image_files(product, recursive=True):
-            split, kind, *_ = path.relative_to(product).parts
-            if split in ("train", "test"):
+            split, kind, *below = (*path.relative_to(product).parts, "")
+            if split in ("train", "test") and any(below):
                 mask = masks.get(place(path, product / split)) if kind == "ko" else None
                 yield _row(_below(root, path), GOOD if kind == "ok" else kind, _below(root, mask), split=split)
 
@@ -71,7 +71,7 @@ def kolektor2(root: Path) -> Iterator[Row]:
     if not any((root / "train").glob("*_GT.png")):
         raise DataError(f"{root} is not KolektorSDD2's folder: it has no train/*_GT.png.")
     for split in ("train", "test"):
-        for path in image_files(root / split):
+        for path in image_files(root / split) if (root / split).is_dir() else ():
             if path.stem.endswith("_GT"):
                 continue
             mask = path.with_name(f"{path.stem}_GT.png")
@@ -95,11 +95,16 @@ def coco(root: Path, annotations: Path) -> Iterator[Row]:
     """The pictures that a COCO file names, below the root."""
     if not annotations.resolve().is_relative_to(root.resolve()):
         raise DataError(f"annotations={annotations} has to lie in {root}, which the manifest's paths start below.")
+    there = [_below(root, path) for path in image_files(root, recursive=True)]
     for each in read_annotations(annotations).images:
-        path = _named(root, each.path)
-        if path is None:
-            raise DataError(f"{annotations}: {each.path} is not below {root}.")
-        yield _row(_below(root, path), _kind(each), _below(root, annotations if _is_defective(each) else None))
+        # by the end of the path, as the masks are found again
+        named = [path for path in there if path == each.path or f"/{path}".endswith(f"/{each.path}")]
+        if len(named) != 1:
+            raise DataError(
+                f"{annotations}: its image {each.path} is {len(named)} times below {root}; once is needed. Move the "
+                "pictures, or change file_name."
+            )
+        yield _row(named[0], _kind(each), _below(root, annotations.resolve()) if each.regions else "")
 
 
 LAYOUTS: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -132,11 +137,7 @@ def guess(root: Path) -> str | None:
 
 def _annotated_row(root: Path, path: Path, marks: Path | None) -> Iterator[Row]:
     each = read_annotations(marks).images[0] if marks is not None else Annotated("", (), None)
-    yield _row(_below(root, path), _kind(each), _below(root, marks if _is_defective(each) else None))
-
-
-def _is_defective(each: Annotated) -> bool:
-    return any(not region.is_ignored for region in each.regions)
+    yield _row(_below(root, path), _kind(each), _below(root, marks if each.regions else None))
 
 
 def _kind(each: Annotated) -> str:
@@ -155,14 +156,6 @@ def _area(outline: Points | None, counts: tuple[int, ...] | None) -> float:
     return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
 
 
-def _named(root: Path, name: str) -> Path | None:
-    direct = root / name
-    if direct.is_file():
-        return direct
-    found = [path for path in root.rglob(Path(name).name) if path.suffix.lower() in IMAGE_SUFFIXES]
-    return found[0] if len(found) == 1 else None
-
-
 def _products(root: Path, fits: Callable[[Path], bool], what: str) -> list[Path]:
     found = [root] if fits(root) else [folder for folder in subfolders(root) if fits(folder)]
     if not found:
@@ -171,7 +164,11 @@ def _products(root: Path, fits: Callable[[Path], bool], what: str) -> list[Path]
 
 
 def _below(root: Path, path: Path | None) -> str:
-    return "" if path is None else path.relative_to(root).as_posix()
+    if path is None:
+        return ""
+    if not path.is_relative_to(root):
+        path, root = path.resolve(), root.resolve()
+    return path.relative_to(root).as_posix()
 
 
 def _row(path: str, label: str, mask: str | None, split: str = "", folder: str = "") -> Row:

@@ -12,7 +12,7 @@ from anomaly_lab.data.records import GOOD, PARTS, DefectDataset, Record
 from anomaly_lab.errors import ConfigError, DataError
 
 COLUMNS = ("path", "label", "mask", "group", "split")
-NORMAL_LABELS = ("good", "normal", "ok", "0", "")
+NORMAL_LABELS = ("good", "normal", "ok", "0", "0.0", "")
 SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 UNNAMED = "defect"  # of a picture whose label is 1
 
@@ -22,7 +22,7 @@ class Manifest(DefectDataset):
 
     - path: of the picture, below the root.
     - label: good (or normal, ok, 0, nothing), or the kind of defect (1: a defect of no name).
-    - mask: of a defective picture, below the root: a picture, a LabelMe or a COCO file (polygons.py).
+    - mask: below the root: a picture, a LabelMe or a COCO file (polygons.py); of a good one it says where not to look.
     - group: the physical part that it shows; parts of one name stay on one side of the split.
     - split: train, val or test for every picture, where somebody has divided them already; else the split is drawn.
 
@@ -98,14 +98,14 @@ class Manifest(DefectDataset):
             if not (root / name).is_file():
                 raise DataError(f"{where}: {root / name} is no file. Paths start below {root} (dataset.root).")
         label = cells["label"]
-        defect = GOOD if label.lower() in NORMAL_LABELS else UNNAMED if label == "1" else label
+        defect = GOOD if label.lower() in NORMAL_LABELS else UNNAMED if label in ("1", "1.0") else label
         split = cells["split"].lower()
         if split and split not in SPLITS:
             raise DataError(f"{where}: split={split} has to be one of {', '.join(PARTS)}.")
         return Record(
             path=path,
             defect=defect,
-            mask=mask if defect != GOOD else None,
+            mask=mask,
             group=cells["group"],
             part=SPLITS[split] if split else None,
         )

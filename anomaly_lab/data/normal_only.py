@@ -100,24 +100,26 @@ def painted_copies(held_out: list[Record]) -> list[Record]:
     ordered = sorted(held_out, key=lambda record: record.path)
     kinds = (KINDS[i % len(KINDS)] for i in range(len(ordered)))
     return [
-        replace(record, mask=None, painted=kind, defect=f"painted_{kind}")
-        for record, kind in zip(ordered, kinds, strict=True)
+        replace(record, painted=kind, defect=f"painted_{kind}") for record, kind in zip(ordered, kinds, strict=True)
     ]
 
 
 def _as_published(records: list[Record], options: SplitOptions, rng: np.random.Generator, notes: list[str]) -> Draft:
     test = by_part([record for record in records if record.part == "test"], options.keeps_parts)
-    pool = [record for record in records if record.part == "train"]
-    if any(record.label for record in pool):
-        notes.append(f"{sum(record.label for record in pool)} defective images of the training part are left out.")
-    tested = {record.part_of for group in test for record in group} if options.keeps_parts else set()
-    kept = [record for record in pool if not record.label and record.part_of not in tested]
-    if len(kept) < len(normals([pool])):
-        notes.append(
-            f"{len(normals([pool])) - len(kept)} training images show a part that is tested; they are left out."
-        )
-    groups = shuffled(by_part(kept, options.keeps_parts), rng)
-    held_out = [record for record in records if record.part == "val" and not record.label]
+    if not test:
+        raise DataError("The dataset is divided already, and nothing of it is to be tested: no image's split is test.")
+    elsewhere = {record.part_of for group in test for record in group} if options.keeps_parts else set()
+    sides: dict[str, list[Record]] = {}
+    for part, name in (("val", "held-out"), ("train", "training")):
+        pool = [record for record in records if record.part == part]
+        if defective := sum(record.label for record in pool):
+            notes.append(f"{defective} defective images of the {name} part are left out.")
+        sides[part] = [record for record in pool if not record.label and record.part_of not in elsewhere]
+        if lost := len(normals([pool])) - len(sides[part]):
+            notes.append(f"{lost} {name} images show a part that is tested or held out; they are left out.")
+        if options.keeps_parts:
+            elsewhere |= {record.part_of for record in sides[part]}
+    groups, held_out = shuffled(by_part(sides["train"], options.keeps_parts), rng), sides["val"]
     if held_out and options.val_count is None:
         train, _, _ = _cut(groups, replace(options, val_fraction=0.0), records)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,8 @@ import numpy.typing as npt
 
 from anomaly_lab.errors import DataError
 from anomaly_lab.types import DEFECTIVE, IGNORE
+
+log = logging.getLogger("anomaly_lab")
 
 IGNORED = ("ignore", "ignored")  # labels of what is not to be scored, in any case
 
@@ -50,8 +53,6 @@ def read_polygons(path: Path, *, image: Path, size: tuple[int, int]) -> npt.NDAr
     Raises:
         DataError: if the file is neither, names no such image, or states another size.
     """
-    import cv2
-
     found = of_image(path, image)
     if found.size is not None and found.size != tuple(size):
         (height, width), (high, wide) = found.size, size
@@ -63,12 +64,25 @@ def read_polygons(path: Path, *, image: Path, size: tuple[int, int]) -> npt.NDAr
     for region in sorted(found.regions, key=lambda region: region.is_ignored):  # what is ignored lies above
         value = IGNORE if region.is_ignored else DEFECTIVE
         if region.outline is not None:
-            # a pixel's centre is at its middle; cv2 counts from there, in 16ths
-            corners = np.round((region.outline - 0.5) * 16).astype(np.int32)
-            cv2.fillPoly(mask, [corners], value, shift=4)
+            _fill(mask, region.outline, value)
         elif region.counts is not None:
             mask[_decoded(region, size, path)] = value
     return mask
+
+
+def _fill(mask: npt.NDArray[np.uint8], outline: Points, value: int) -> None:
+    """Set the pixels of a mask whose centre an outline encloses (even-odd rule), row by row.
+
+    Libraries fill the border's pixels too: a square of 2x2 pixels would take 9.
+    """
+    (x, y), (next_x, next_y) = outline.T, np.roll(outline, -1, axis=0).T
+    first, last = max(0, int(np.floor(y.min()))), min(len(mask), int(np.ceil(y.max())))
+    for row in range(first, last):
+        centre = row + 0.5
+        crossed = (y <= centre) != (next_y <= centre)
+        at = np.sort(x[crossed] + (centre - y[crossed]) / (next_y - y)[crossed] * (next_x - x)[crossed])
+        for left, right in zip(at[::2], at[1::2], strict=True):
+            mask[row, max(0, int(np.ceil(left - 0.5))) : max(0, int(np.ceil(right - 0.5)))] = value
 
 
 def of_image(path: Path, image: Path) -> Annotated:
@@ -115,7 +129,7 @@ def _read(path: Path, changed: int, size: int) -> Annotations:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and isinstance(content.get("shapes"), list):
-            return Annotations((_labelme(content),), is_labelme=True)
+            return Annotations((_labelme(content, path),), is_labelme=True)
         if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
             return Annotations(tuple(_coco(content)), is_labelme=False)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -125,8 +139,8 @@ def _read(path: Path, changed: int, size: int) -> Annotations:
     )
 
 
-def _labelme(content: Mapping[str, Any]) -> Annotated:
-    regions = []
+def _labelme(content: Mapping[str, Any], path: Path) -> Annotated:
+    regions, without_area = [], list[str]()
     for shape in content["shapes"]:
         points = np.array(shape["points"], np.float64).reshape(-1, 2)
         kind = shape.get("shape_type", "polygon")
@@ -137,11 +151,16 @@ def _labelme(content: Mapping[str, Any]) -> Annotated:
             radius = float(np.hypot(*(points[1] - points[0])))
             angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
             points = points[0] + radius * np.column_stack([np.cos(angles), np.sin(angles)])
+        elif kind in ("line", "linestrip", "point", "points"):
+            without_area.append(kind)
+            continue
         elif kind != "polygon":
-            raise ValueError(f"a {kind} marks no area")
+            raise ValueError(f"a shape of the type {kind} is not read: polygon, rectangle and circle are")
         if not np.isfinite(points).all() or len(points) < 3:
             raise ValueError("an outline needs three points")
         regions.append(Region(str(shape["label"]), points))
+    if without_area:
+        log.warning("%s: %d shapes mark no area and are left out (%s).", path, len(without_area), without_area[0])
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (int(height), int(width)) if height and width else None
     return Annotated(str(content.get("imagePath", "")).replace("\\", "/"), tuple(regions), size)
@@ -151,7 +170,12 @@ def _coco(content: Mapping[str, Any]) -> Iterator[Annotated]:
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     regions: dict[Any, list[Region]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
-        label, segmentation = names[annotation["category_id"]], annotation["segmentation"]
+        label, segmentation = names[annotation["category_id"]], annotation.get("segmentation")
+        if not segmentation:
+            raise ValueError(
+                f"the annotation {annotation.get('id')} of image {annotation['image_id']} has no segmentation; a box "
+                "alone is no outline"
+            )
         if isinstance(segmentation, dict):
             if isinstance(segmentation["counts"], str):
                 raise ValueError("compressed run lengths are not read; export polygons, or plain run lengths")

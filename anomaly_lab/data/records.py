@@ -79,10 +79,8 @@ class DefectDataset(ABC):
         elif parent and self.folder:
             root, origin = Path(parent).expanduser() / self.folder, f"${DATA_VARIABLE}"
         else:
-            raise DataError(
-                f"{self.name}: no folder given. Set dataset.root=DIR, or {DATA_VARIABLE} to the folder that "
-                f"holds {self.folder or 'your datasets'}. {self.how_to_get}"
-            )
+            below = f", or {DATA_VARIABLE} to the folder that holds {self.folder}" if self.folder else ""
+            raise DataError(f"{self.name}: no folder given. Set dataset.root=DIR{below}. {self.how_to_get}")
         if not root.is_dir():
             raise DataError(f"{self.name}: {root} (from {origin}) is not a folder. {self.how_to_get}")
         return root

@@ -22,7 +22,7 @@ from anomaly_lab.data.framing import Area, Framing
 from anomaly_lab.data.images import PLAIN, MaskRule, read_image, read_mask
 from anomaly_lab.data.records import Record
 from anomaly_lab.errors import ConfigError, DataError
-from anomaly_lab.types import DEFECTIVE, IGNORE
+from anomaly_lab.types import DEFECTIVE, IGNORE, NORMAL
 
 CACHE_VARIABLE = "ANOMALY_LAB_CACHE"
 FORMAT = 1  # changes whenever decoding or resizing gives other pixels, so that old entries are not used
@@ -92,15 +92,16 @@ class ImageStore:
     def load(self, record: Record) -> tuple[Array, Array]:
         """The record's image (H, W, 3) and mask (H, W), of `size` where there is one.
 
-        The mask is NORMAL for a normal image, and for one that is still to be painted; IGNORE for a
-        defective one without a mask or whose mask is empty at this size; IGNORE in the borders of the policy `pad`.
+        The mask of a normal image, and of one that is still to be painted, is NORMAL but where its mask says IGNORE;
+        IGNORE for a defective one without a mask or whose mask is empty at this size; IGNORE in the borders of the
+        policy `pad`.
 
         Raises:
             DataError: if the image or its mask cannot be read, or they differ in size.
         """
         defective = bool(record.label) and record.painted is None
         image = self.root / record.path
-        mask = self.root / record.mask if defective and record.mask else None
+        mask = self.root / record.mask if record.mask else None  # of a normal image it says where not to look
         key: list[Any] = [
             str(image),
             mask and str(mask),
@@ -170,6 +171,8 @@ class ImageStore:
         pixels = read_image(image, max_value=self.max_value)
         size = pixels.shape[0], pixels.shape[1]
         marked = read_mask(mask, size=size, rule=self.masks, image=image) if mask else np.zeros(size, np.uint8)
+        if not defective:
+            marked = np.where(marked == IGNORE, np.uint8(IGNORE), np.uint8(NORMAL))
         try:
             resized, marks = self.framing.pair(pixels, marked)
         except DataError as error:

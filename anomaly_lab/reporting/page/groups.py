@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any
 
 from anomaly_lab.metrics.statistics import Spread, spread
@@ -17,11 +18,13 @@ Options = dict[str, Any]
 # what repeats a run, says where it lies or where it runs
 _APART = {
     *("seed", "dataset.split_seed", "runs_dir", "force", "predictions", "tags", "allow", "objective", "dataset.root"),
-    "dataset.manifest",
+    *("dataset.manifest", "model.image_size"),
     *("dataset.num_workers", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.estimate"),
     *("model.stage1_hash", "model.autoencoder", "model._target_", "dataset._target_"),
 }
 
+
+_OWN_DATA = ("folder", "manifest")  # any images under one name
 
 # what decides which images are tested, beside the seed
 _SPLIT = tuple(
@@ -40,15 +43,17 @@ class Group:
     Attributes:
         options: what all of them share, by dotted name.
         runs: by seed.
+        source: of one's own images, the folder or the list.
     """
 
     options: Options
     runs: tuple[Entry, ...]
+    source: str = ""
 
     @property
     def dataset(self) -> str:
-        """With its category."""
-        return self.runs[0].dataset
+        """With its category; of one's own images with the name of their folder or list."""
+        return self.runs[0].dataset + (f" {PurePath(self.source).stem}" if self.source else "")
 
     @property
     def model(self) -> str:
@@ -74,18 +79,22 @@ class Group:
 def group_runs(runs: Sequence[tuple[Entry, Mapping[str, Any]]]) -> list[Group]:
     """Finished runs, each with its configuration, by what they share; sorted by dataset, method and options."""
     found: dict[tuple[Any, ...], list[Entry]] = {}
-    options: dict[tuple[Any, ...], Options] = {}
+    options: dict[tuple[Any, ...], tuple[Options, str]] = {}
     for entry, config in runs:
+        data = config["dataset"]
+        source = str(data.get("manifest") or data.get("root") or "") if entry.dataset in _OWN_DATA else ""
         own = {
             key: value
             for key, value in flat_options(config).items()
             if value is not None and key not in _APART and not key.startswith("logger.")
         }
-        key = (entry.dataset, entry.model, tuple(sorted((name, repr(value)) for name, value in own.items())))
+        if own.get("dataset.protocol") == "normal_only":
+            own = {name: value for name, value in own.items() if "label" not in name}
+        key = (entry.dataset, source, entry.model, tuple(sorted((name, repr(value)) for name, value in own.items())))
         found.setdefault(key, []).append(entry)
-        options[key] = own
+        options[key] = own, source
     return [
-        Group(options[key], tuple(sorted(entries, key=lambda entry: entry.content.get("seed", 0))))
+        Group(options[key][0], tuple(sorted(entries, key=lambda entry: entry.content.get("seed", 0))), options[key][1])
         for key, entries in sorted(found.items())
     ]
 

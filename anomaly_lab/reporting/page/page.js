@@ -31,14 +31,21 @@ showTheme();
 
 // ---- charts: drawn when they come into view ---------------------------------------------------------------------------
 const charts = new Map();
+const waiting = new Set(); // what is drawn when it comes into view, or goes to a printer
+addEventListener("beforeprint", () => waiting.forEach((make) => make()));
 function chart(id, draw) {
   const element = byId(id);
   if (!element) return;
+  const first = () => {
+    waiting.delete(first);
+    charts.set(id, () => draw(element));
+    draw(element);
+  };
+  waiting.add(first);
   new IntersectionObserver((entries, observer) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     observer.disconnect();
-    charts.set(id, () => draw(element));
-    draw(element);
+    if (waiting.has(first)) first();
   }, { rootMargin: "400px" }).observe(element);
 }
 const redraw = (id) => charts.get(id)?.();
@@ -238,8 +245,9 @@ if (shown.scores) {
       more();
     }
     for (const id of ["class", "verdict", "order"]) byId(id).addEventListener("change", fill);
-    let waiting = 0;
-    listeners.push(() => { clearTimeout(waiting); waiting = setTimeout(() => { if (made) fill(); }, 150); });
+    let pause = 0;
+    listeners.push(() => { clearTimeout(pause); pause = setTimeout(() => { if (made) fill(); }, 150); });
+    waiting.add(() => { if (!made) fill(); });
     new IntersectionObserver((entries) => {
       if (entries.some((entry) => entry.isIntersecting)) (made || list.length ? more : fill)();
     }, { rootMargin: "800px" }).observe(byId("more"));
