@@ -134,6 +134,12 @@ def test_a_method_from_outside_does_all_that_ours_do(own_method, pictures):
     assert "radius=3" in (own_method / "report.html").read_text()
 
 
+def test_the_python_snippet_runs(finished, pictures, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/predict.md").read_text(), re.DOTALL)
+    exec(code, {"RUN_DIR": finished, "PICTURE": pictures / "spot/040.png"})
+    assert "(36, 36)" in capsys.readouterr().out
+
+
 def test_the_guide_s_snippets_are_of_this_package(own_method):
     assert "my_methods.Blur" in (own_method / "my_conf/model/blur.yaml").read_text()
     assert (conf_dir() / "model/_base.yaml").exists()

@@ -69,6 +69,34 @@ def test_seeds_are_one_row_and_sizes_are_two(folder):
     assert "0.700" in rows[1]
 
 
+def test_runs_on_other_folders_are_other_rows(folder, tmp_path):
+    """Two folders of one's own images are no seeds of one another."""
+    shutil.copytree(folder / "runs/folder/dpae", tmp_path / "runs/folder/dpae")
+    config = tmp_path / "runs/folder/dpae/00000004-s1/config.yaml"
+    text = config.read_text()
+    root = re.search(r"^  root: (.*)$", text, re.M)[1]
+    config.write_text(text.replace(f"root: {root}", "root: /elsewhere/screws"))
+    assert main(["report", f"runs_dir={tmp_path / 'runs'}", f"output={tmp_path / 'r.html'}"]) == 0
+    rows = re.findall(r'<tr data-dataset="(.*?)"', (tmp_path / "r.html").read_text())
+    assert sorted(set(rows)) == [f"folder {Path(root).name}", "folder screws"]
+    assert len(rows) == 3
+
+
+def test_the_threshold_chosen_for_use_is_told(folder, tmp_path):
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    run = tmp_path / "runs/folder/dpae/00000004-s1"
+    report = ["report", f"runs_dir={tmp_path / 'runs'}", f"output={tmp_path / 'r.html'}", f"run={run}"]
+    assert main(["threshold", str(run), "false_alarms=0.25"]) == 0
+    assert main(report) == 0
+    text = " ".join((tmp_path / "r.html").read_text().split())
+    chosen = json.loads((run / "threshold.json").read_text())
+    assert f"(false_alarms=0.25), where {100 * chosen['false_alarms']:.1f}% of the normal ones pass it" in text
+    assert f'"threshold":{chosen["threshold"]}' in text
+    (run / "threshold.json").write_text('{"threshold": 0.25}')  # by hand
+    assert main(report) == 0
+    assert main(["threshold", str(run)]) == 0
+
+
 def test_pictures_lie_beside_the_page(folder):
     found = {path.name for path in (folder / "out/report_images").iterdir()}
     index = np.load(folder / "runs/folder/dpae/00000004-s0/predictions/gallery.npz")["index"][0]

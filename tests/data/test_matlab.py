@@ -27,7 +27,7 @@ def saved(variables, compressed=False):
     st.lists(st.integers(0, 5), min_size=2, max_size=3),
     st.integers(0, 2**32),
     st.booleans(),
-    st.text("abcdefg_", min_size=1, max_size=31).filter(lambda name: not name.startswith("_")),
+    st.text("abcdefg_", min_size=1, max_size=30).filter(lambda name: not name.startswith("_")),
 )
 def test_arrays_are_read_as_scipy_reads_them(kind, shape, seed, compressed, field):
     values = np.random.default_rng(seed).integers(0, 100, shape).astype(kind)

@@ -204,10 +204,7 @@ def _shown(source: Source, gaps: list[str]) -> dict[str, Any]:
         "run": "/".join(run.path.parts[-3:]),
         "score": table.primary,
         "threshold": threshold,
-        "chosen": None
-        if chosen is None
-        else {key: chosen[key] for key in ("asked", "interval", "false_alarms", "misses")},
-        "false_alarms_interval": chosen["false_alarms_interval"] if chosen else None,
+        "chosen": chosen if chosen and "asked" in chosen else None,
         "path": [printable_text(os.fsencode(path).decode("utf-8", "replace")) for path in table.path],
         "label": table.label.tolist(),
         "defect": list(table.defect),
