@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import logging
 import math
@@ -23,6 +22,7 @@ from anomaly_lab.config import Config, compose, plain_path
 from anomaly_lab.data.records import IMAGE_SUFFIXES, image_files
 from anomaly_lab.data.store import WORKERS
 from anomaly_lab.errors import ConfigError, DataError, RunError, require
+from anomaly_lab.predictions import PredictionTable
 from anomaly_lab.runs import Run, hold, write_json
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ _OVERLAY_FOLDER = "overlays"
 _QUALITY = 90  # of the overlays, which are JPEG
 _LARGEST = 8192  # pixels to a side of them
 _LONGEST = 240  # bytes of their names
-_BROKEN_LINES = 20  # at the end of a table, that a kill may leave
 
 
 @dataclass(frozen=True)
@@ -152,60 +151,7 @@ def predict(run: Run, pictures: Sequence[Picture], output: Path, asked: Config) 
     return counts | {"scored": len(verdicts), "defective": sum(verdict is True for verdict in verdicts)}
 
 
-class _Table:
-    """predictions.csv or .jsonl: what is complete in it stays, rows are added at its end."""
-
-    def __init__(self, path: Path, score_names: Sequence[str], *, as_json: bool) -> None:
-        self.path, self.as_json = path, as_json
-        self.columns = ["path", "verdict", "score", *score_names]
-
-    def read(self) -> dict[str, bool | None]:
-        """The pictures that have a row, and whether they were called defective; a line cut off by a kill is removed."""
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
-            return {}
-        whole = content[: content.rfind(b"\n") + 1]
-        for _ in range(_BROKEN_LINES):  # a name may hold line breaks, and be cut off within
-            try:
-                found = self._parsed(whole)
-                break
-            except (ValueError, KeyError, TypeError, csv.Error) as error:
-                cause, whole = error, whole[: whole.rfind(b"\n", 0, -1) + 1]
-        else:
-            raise RunError(f"{self.path} is damaged ({cause}): delete it, or give force=true.")
-        if len(whole) < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-        return found
-
-    def _parsed(self, content: bytes) -> dict[str, bool | None]:
-        text = io.StringIO(content.decode("utf-8", errors="surrogateescape"), newline="")
-        rows = [json.loads(line) for line in text] if self.as_json else list(csv.DictReader(text, strict=True))
-        verdicts = {"defective": True, "normal": False, "": None, None: None}
-        return {row["path"]: verdicts[row["verdict"]] for row in rows}
-
-    def write(self, rows: Sequence[tuple[str, Result]]) -> None:
-        """Add rows, and let them reach the disk's cache: a kill takes no whole row back."""
-        text = io.StringIO()
-        plain = csv.writer(text, lineterminator="\n")
-        quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        if not self.as_json and not (self.path.exists() and self.path.stat().st_size):
-            plain.writerow(self.columns)
-        for name, result in rows:
-            verdict = None if result.is_defective is None else "defective" if result.is_defective else "normal"
-            if self.as_json:
-                row = {"path": name, "verdict": verdict, "score": result.score, "scores": result.scores}
-                text.write(json.dumps(row, ensure_ascii=False) + "\n")
-            else:
-                scores = (f"{value:.9g}" for value in (result.score, *result.scores.values()))
-                writer = quoting if "\r" in name else plain  # csv quotes it only as a part of the line terminator
-                writer.writerow([name, verdict or "", *scores])
-        with self.path.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(text.getvalue())
-
-
-def _table(run: Run, detector: Detector, output: Path, asked: Config) -> _Table:
+def _table(run: Run, detector: Detector, output: Path, asked: Config) -> PredictionTable:
     """The table to go on with, after a look at whose it is."""
     about = {
         "run": str(run.path.resolve()),
@@ -237,7 +183,7 @@ def _table(run: Run, detector: Detector, output: Path, asked: Config) -> _Table:
     elif written.exists():
         raise RunError(f"{written} is there already, and nothing says how it was made. Give another output.")
     write_json(path, about)
-    return _Table(written, detector.score_names, as_json=asked["format"] == "jsonl")
+    return PredictionTable(written, detector.score_names, as_json=asked["format"] == "jsonl")
 
 
 def _digest(path: Path) -> str:
