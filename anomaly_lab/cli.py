@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from anomaly_lab.errors import LabError, nearest
@@ -72,7 +73,8 @@ The network, its scores and threshold as one file, whose scores are compared wit
 A page that opens in a browser without anything else: leaderboard, curves, scores with a threshold to drag, pictures:
   anomaly-lab report runs_dir=DIR output=FILE.html
   anomaly-lab report runs_dir=DIR output=FILE.html run=RUN_DIR images=folder
-The pictures are those of one run, the latest unless run= names another; images=folder puts them at full size beside it.
+The pictures are those of one run, the latest unless run= names another; images=folder puts them beside it, as large as
+the network sees them.
 Options: dataset=NAME  model=NAME  tag=WORD (which runs)  title=TEXT
 """,
     "reproduce": """\
@@ -169,6 +171,7 @@ def log_to_console() -> None:
     console = logging.StreamHandler()
     console.addFilter(said_once())
     logging.basicConfig(format="%(message)s", handlers=[console])
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # no line of our code under a sentence
     logging.getLogger("anomaly_lab").setLevel(logging.INFO)
 
 

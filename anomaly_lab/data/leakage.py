@@ -82,8 +82,8 @@ class LeakageReport:
         first = self.pairs[0]
         return (
             f"{counted} ({measure}{same}), so the test flatters a method that remembers images; if they show the same "
-            f"part, dataset.split=by_group keeps it on one side; for your own folder, dataset.group_regex names the "
-            f"part in a file name. The most alike: {first.train_path} and {first.test_path}."
+            "part, keep it on one side: dataset.split=by_group, where for your own images dataset.group_regex, or a "
+            f"manifest's column group, names the part. The most alike: {first.train_path} and {first.test_path}."
         )
 
 

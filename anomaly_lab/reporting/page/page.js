@@ -153,8 +153,8 @@ if (shown.scores) {
     const { tp, fn, fp, tn } = counts;
     byId("sensitivity").textContent = `sensitivity ${percent(tp, tp + fn)}`;
     byId("specificity").textContent = `specificity ${percent(tn, tn + fp)}`;
-    byId("threshold-value").textContent = threshold.toPrecision(4);
-    slider.setAttribute("aria-valuetext", threshold.toPrecision(4));
+    byId("threshold-value").textContent = threshold.toPrecision(5);
+    slider.setAttribute("aria-valuetext", threshold.toPrecision(5));
     byId("summary").textContent = `Precision ${percent(tp, tp + fp)}, F1 ${tp ? (2 * tp / (2 * tp + fp + fn)).toFixed(3) : "0"}.`;
     moveLine();
     listeners.forEach((listener) => listener());
@@ -221,7 +221,7 @@ if (shown.scores) {
       const row = shown.places[place];
       const pictures = shown.full
         ? shown.kinds.map((name) => make("figure", {}, make("img", { alt: name, src: `${encodeURIComponent(shown.full)}/${shown.index[place]}-${name}.webp` }), make("figcaption", { textContent: name })))
-        : [make("img", { className: "strip", alt: shown.kinds.join(", "), src: strip(place) })];
+        : [make("img", { className: "strip", alt: shown.kinds.join(", "), src: strip(place) }), make("p", { textContent: `From left to right: ${shown.kinds.join(", ")}.` })];
       byId("large-body").replaceChildren(...pictures, make("p", { textContent: `${path[row]} · ${defect[row]} · score ${scores[row].toPrecision(6)}` }));
       byId("large").showModal();
     }
