@@ -60,6 +60,8 @@ What cannot be read stands in errors.csv, and the exit status is 1.
 The score above which a picture is called defective, chosen on held-out images and kept with the run; `predict` uses it:
   anomaly-lab threshold RUN_DIR false_alarms=0.01
   anomaly-lab threshold RUN_DIR miss_cost=100 false_alarm_cost=1 defect_rate=0.02
+Of another of the method's scores, which the run is then used with:
+  anomaly-lab threshold RUN_DIR score=RLX_peak false_alarms=0.01
 What is in use, and back to the run's own:
   anomaly-lab threshold RUN_DIR
   anomaly-lab threshold RUN_DIR reset=true

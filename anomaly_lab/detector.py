@@ -70,6 +70,8 @@ class Detector:
             config["trainer"] |= {"accelerator": device, "devices": 1}
             config["allow"] = list(allow)  # the user's word, never the run's
             scored, config["checkpoint"] = config["checkpoint"], checkpoint or config["checkpoint"]
+            chosen = run.chosen_threshold() or {}
+            config["model"]["score"] = chosen.get("score") or config["model"]["score"]
             check_values(config)
             # of the split only what says how images are cut; the dataset itself need not be there
             plan = DataPlan(make_dataset(config["dataset"], tuple(allow)), run.split(), load_options(config["dataset"]))

@@ -28,7 +28,7 @@ _NUMBERS = {  # option -> what it may be, both ends excluded
 }
 _COSTS = ("miss_cost", "false_alarm_cost", "defect_rate")
 _WORTH = 0.95  # a cost above this share of that without any scores is no gain
-_OPTIONS = ("run", "reset", *_NUMBERS)
+_OPTIONS = ("run", "reset", "score", *_NUMBERS)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,28 +52,33 @@ def main(arguments: Sequence[str]) -> int:
     asked.pop("run", None)
     if asked:
         before = run.threshold()
-        write_json(run.threshold_file, choose(run, _numbers(asked)))
+        score = asked.pop("score", None)
+        write_json(run.threshold_file, choose(run, _numbers(asked), score))
         told = "none" if before is None else f"{before:.4g}"
         log.info("Kept in %s, for predict, export and report; before: %s.", run.threshold_file, told)
     Console().print(threshold_table(run.read(), run.chosen_threshold(), title="/".join(run.path.parts[-3:])))
     return 0
 
 
-def choose(run: Run, asked: Mapping[str, float]) -> dict[str, Any]:
+def choose(run: Run, asked: Mapping[str, float], score: str | None = None) -> dict[str, Any]:
     """What threshold.json holds, for `false_alarms`, or for `miss_cost`, `false_alarm_cost` and `defect_rate`.
 
-    Normal images are those of val, and of tune where there is one; defective ones those of tune, else val's painted
-    copies.
+    It is of the score that counts, or of another of the method's, which the run is then used with. Normal images are
+    those of val, and of tune where there is one; defective ones those of tune, else val's painted copies.
 
     Raises:
         RunError: if the run has no such images.
+        ConfigError: if the method has no such score.
     """
     tables = {
         name: ScoreTable.from_csv(path)
         for name in ("val", "tune")
         if (path := run.path / f"scores-{name}.csv").exists()
     }
-    normals, normal_parts = _of_label(list(tables.values()), 0)
+    test = ScoreTable.from_csv(run.scores_file)
+    score = score or test.primary
+    require("score", score, test.scores)
+    normals, normal_parts = _of_label(list(tables.values()), 0, score)
     if not len(normals):
         raise RunError(
             f"{run.path} has no held-out normal images to choose a threshold on: train with dataset.val_count=50, for "
@@ -91,7 +96,7 @@ def choose(run: Run, asked: Mapping[str, float]) -> dict[str, Any]:
             )
     else:
         source = "tune" if "tune" in tables and tables["tune"].label.any() else "val"
-        defects, defect_parts = _of_label([tables[source]] if source in tables else [], 1)
+        defects, defect_parts = _of_label([tables[source]] if source in tables else [], 1, score)
         if not len(defects):
             raise RunError(
                 f"{run.path} has no defective images apart from the test to weigh misses by: dataset.tuning=0.5 sets "
@@ -112,29 +117,28 @@ def choose(run: Run, asked: Mapping[str, float]) -> dict[str, Any]:
         name, blind = min((every, "every"), (none, "no"))[::-1]
         if found.cost is not None and found.cost > _WORTH * blind:
             warnings.append(f"the scores are hardly worth it: calling {name} image defective costs {blind:.3g}")
-    test = ScoreTable.from_csv(run.scores_file)
     values = asdict(found)
     return {
         "threshold": values.pop("value"),
         **values,
         **about,
         "warnings": warnings,
-        "score": test.primary,
-        "test": _on_test(test, found.value),
+        "score": score,
+        "test": _on_test(test, found.value, score),
     }
 
 
-def _on_test(test: ScoreTable, threshold: float) -> dict[str, float]:
+def _on_test(test: ScoreTable, threshold: float, score: str) -> dict[str, float]:
     """The rates on the test images, those that its classes allow."""
-    rates = confusion_rates(test.label, test.primary_scores > threshold)
+    rates = confusion_rates(test.label, test.scores[score] > threshold)
     has_normal, has_defective = (bool((test.label == label).any()) for label in (0, 1))
     needs = {"sensitivity": has_defective, "specificity": has_normal}
     return {name: value for name, value in rates.items() if needs.get(name, has_normal and has_defective)}
 
 
-def _of_label(tables: Sequence[ScoreTable], label: int) -> tuple[Any, list[str]]:
+def _of_label(tables: Sequence[ScoreTable], label: int, score: str) -> tuple[Any, list[str]]:
     """Scores and parts of the normal or of the defective images of several lists."""
-    scores = [table.primary_scores[table.label == label] for table in tables]
+    scores = [table.scores[score][table.label == label] for table in tables]
     parts = [
         group or path
         for table in tables
@@ -157,6 +161,8 @@ def _numbers(asked: Mapping[str, str]) -> dict[str, float]:
             raise ConfigError(f"{name}={text} has to be a number above 0{f' and below {high:g}' if high < 2 else ''}.")
     if "false_alarms" in numbers and len(numbers) > 1:
         raise ConfigError("A threshold is chosen by false_alarms, or by costs, not by both.")
+    if not numbers:
+        raise ConfigError("A score is chosen together with its threshold: score=NAME false_alarms=0.01, for example.")
     if "false_alarms" not in numbers and (missing := [name for name in _COSTS if name not in numbers]):
         raise ConfigError(
             f"{missing[0]} is missing: by costs, a threshold needs miss_cost, false_alarm_cost and defect_rate, the "

@@ -39,6 +39,27 @@ def test_it_is_chosen_kept_used_and_taken_back(finished, pictures, tmp_path, cap
     assert Run(finished).threshold() == own
 
 
+def test_another_score_is_used_from_then_on(finished, pictures, tmp_path, capsys):
+    assert main(["threshold", str(finished), "score=RLX_peak", "false_alarms=0.5"]) == 0
+    assert "score RLX_peak" in capsys.readouterr().out
+    detector = load(finished, device="cpu")
+    assert detector.primary_score == "RLX_peak"
+    normals = np.array([float(row["RLX_peak"]) for row in rows_of(finished / "scores-val.csv") if row["label"] == "0"])
+    assert detector.threshold == pytest.approx(np.sort(normals)[int(np.ceil(0.5 * (len(normals) + 1))) - 1], rel=1e-4)
+    result = detector.predict(pictures / "spot/040.png")
+    assert result.score == result.scores["RLX_peak"]
+    output = tmp_path / "r.html"
+    runs = [f"runs_dir={finished.parents[2]}", f"output={output}"]
+    assert main(["report", *runs]) == 0
+    assert '"score":"RLX_peak"' in output.read_text()
+    assert main(["threshold", str(finished), "score=RLX_peek", "false_alarms=0.5"]) == 2
+    assert "Did you mean 'RLX_peak'" in capsys.readouterr().err
+    assert main(["threshold", str(finished), "score=RLX"]) == 2
+    assert "together with its threshold" in capsys.readouterr().err
+    assert main(["threshold", str(finished), "reset=true"]) == 0
+    assert load(finished, device="cpu").primary_score == "RLX"
+
+
 def test_misses_are_weighed_on_painted_copies_unless_real_defects_are_set_aside(finished, capsys):
     assert main(["threshold", str(finished), *COSTS]) == 0
     assert "misses are of painted defects" in capsys.readouterr().out

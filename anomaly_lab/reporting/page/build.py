@@ -200,15 +200,18 @@ def _shown(source: Source, gaps: list[str]) -> dict[str, Any]:
         return {}
     metrics = content["metrics"]
     threshold = chosen["threshold"] if chosen else metrics.get("threshold")
+    # a threshold for use may be of another of the method's scores
+    name = chosen.get("score") if chosen else None
+    name = name if name in table.scores else table.primary
     shown: dict[str, Any] = {
         "run": "/".join(run.path.parts[-3:]),
-        "score": table.primary,
+        "score": name,
         "threshold": threshold,
         "chosen": chosen if chosen and "asked" in chosen else None,
         "path": [printable_text(os.fsencode(path).decode("utf-8", "replace")) for path in table.path],
         "label": table.label.tolist(),
         "defect": list(table.defect),
-        "scores": [float(f"{value:.7g}") for value in table.primary_scores],
+        "scores": [float(f"{value:.7g}") for value in table.scores[name]],
         "leakage": None,
         "leaks": None,
         "kinds": [],
