@@ -127,7 +127,7 @@ def training_callbacks(
         SeedEachBatch(seed),
         history,
         # ten redraws a second: a redraw at every step costs more than the step's own bookkeeping
-        ProgressBar(refresh_rate=10 if shows_bars() else 0, console_kwargs=console),
+        ProgressBar(refresh_rate=10 if shows_bars() else 0, console_kwargs=console or {"force_jupyter": False}),
         ModelCheckpoint(checkpoints, "last", enable_version_counter=False),
     ]
 

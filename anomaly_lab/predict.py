@@ -270,7 +270,7 @@ def _tracked(pictures: Sequence[Picture]) -> Iterable[Picture]:
     from rich.console import Console
     from rich.progress import track
 
-    return track(pictures, "Scoring", console=Console(stderr=True))
+    return track(pictures, "Scoring", console=Console(stderr=True, force_jupyter=False))
 
 
 def _say(counts: Mapping[str, int], output: Path, kind: str) -> None:

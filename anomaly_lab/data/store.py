@@ -240,4 +240,4 @@ def _with_progress(finished: Iterable[Any], total: int) -> Iterable[Any]:
     from rich.console import Console
     from rich.progress import track
 
-    return track(finished, "Decoding images", total, console=Console(stderr=True))
+    return track(finished, "Decoding images", total, console=Console(stderr=True, force_jupyter=False))

@@ -176,7 +176,7 @@ if (shown.scores) {
     }));
     Plotly.react(element, traces, layout({
       barmode: "stack", dragmode: false, xaxis: { title: { text: `score ${shown.score}` }, fixedrange: true },
-      yaxis: { title: { text: "images" }, fixedrange: true },
+      yaxis: { title: { text: "images, stacked" }, fixedrange: true, dtick: scores.length < 100 ? 1 : undefined },
       shapes: [{ type: "line", x0: threshold, x1: threshold, yref: "paper", y0: 0, y1: 1, line: { color: getComputedStyle(document.body).color, width: 2, dash: "dash" } }],
     }), options);
     if (element.dataset.drags) return;
