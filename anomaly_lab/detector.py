@@ -70,9 +70,11 @@ class Detector:
             config["trainer"] |= {"accelerator": device, "devices": 1}
             config["allow"] = list(allow)  # the user's word, never the run's
             scored, config["checkpoint"] = config["checkpoint"], checkpoint or config["checkpoint"]
-            chosen = run.chosen_threshold() or {}
-            config["model"]["score"] = chosen.get("score") or config["model"]["score"]
             check_values(config)
+            chosen = (run.chosen_threshold() or {}).get("score")
+            is_scored = config["checkpoint"] == scored
+            if chosen and is_scored:  # the score and the threshold for use go together
+                config["model"]["score"] = chosen
             # of the split only what says how images are cut; the dataset itself need not be there
             plan = DataPlan(make_dataset(config["dataset"], tuple(allow)), run.split(), load_options(config["dataset"]))
         except (KeyError, TypeError) as error:
@@ -90,7 +92,7 @@ class Detector:
         self.framing = Framing(plan.full_size, load.resize, load.image_size, load.roi)
         self.tiling = Tiling(load.image_size, load.tile_overlap)
         self.max_value, self.batch_size = load.max_value, load.batch_size
-        self.threshold = run.threshold() if config["checkpoint"] == scored else _threshold_of(run, config["checkpoint"])
+        self.threshold = run.threshold() if is_scored else _threshold_of(run, config["checkpoint"])
         self.pixel_threshold: float | None = metrics.get("pixel_threshold") if is_segmenter(metrics) else None
         self.score_names, self.primary_score = self.model.score_names, self.model.primary_score
 

@@ -35,8 +35,10 @@ class PredictionTable:
             try:
                 found = self._parsed(whole)
                 break
-            except (ValueError, KeyError, TypeError, csv.Error) as error:
+            except (json.JSONDecodeError, csv.Error) as error:
                 cause, whole = error, whole[: whole.rfind(b"\n", 0, -1) + 1]
+            except (ValueError, KeyError, TypeError) as error:  # nothing that a kill leaves
+                raise RunError(f"{self.path} was changed ({error!r}): delete it, or give force=true.") from None
         else:
             raise RunError(f"{self.path} is damaged ({cause}): delete it, or give force=true.")
         if len(whole) < len(content):
@@ -46,7 +48,13 @@ class PredictionTable:
 
     def _parsed(self, content: bytes) -> dict[str, bool | None]:
         text = io.StringIO(content.decode("utf-8", errors="surrogateescape"), newline="")
-        rows = [json.loads(line) for line in text] if self.as_json else list(csv.DictReader(text, strict=True))
+        if self.as_json:
+            rows = [json.loads(line) for line in text]
+        else:
+            reader = csv.DictReader(text, strict=True)
+            if content and reader.fieldnames != self.columns:
+                raise ValueError(f"its columns are {reader.fieldnames}")
+            rows = list(reader)
         verdicts = {"defective": True, "normal": False, "": None, None: None}
         return {row["path"]: verdicts[row["verdict"]] for row in rows}
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_lab.config import check, compose, job_count, own_options, sweep_values
+from anomaly_lab.config import check, compose, given_value, job_count, option_of, own_options, sweep_values
 from anomaly_lab.errors import ConfigError, nearest
 from anomaly_lab.jobs import Outcome, run_job
 from anomaly_lab.runs import Run
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str]) -> int:
             f"There is no flag {unknown[0]}. {nearest(unknown[0], ['-m', '--multirun', *sorted(_PRINTING)])}"
         )
     config = check("train", arguments)
-    asked = [text.partition("=")[2] for values in sweep_values(arguments) for text in values if "objective=" in text]
+    texts = [text for values in sweep_values(arguments) for text in values]
+    asked = [given_value(text) for text in texts if option_of(text) == "objective"] + [str(config["objective"])]
     if wrong := [name for name in asked if not name.startswith(("val_", "tune_"))]:
         raise ConfigError(
             f"objective={wrong[0]} has to be a metric of val or tune, such as val_image_auroc: what is chosen by the "

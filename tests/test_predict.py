@@ -166,6 +166,18 @@ def test_a_name_with_a_line_break_is_no_trap(finished, folder, tmp_path):
     assert (tmp_path / "out/predictions.csv").read_bytes() == whole
 
 
+@pytest.mark.parametrize(("old", "new"), [(",normal,", ",NORMAL,"), (",", ";")])
+def test_a_table_that_somebody_changed_is_left_alone(old, new, finished, folder, tmp_path, capsys):
+    options = ["predict", str(finished), f"input={folder}", f"output={tmp_path / 'out'}", "threshold=100"]
+    assert main(options) == 0
+    table = tmp_path / "out/predictions.csv"
+    table.write_text(table.read_text().replace(old, new, 1 if new == ",NORMAL," else -1))
+    before = table.read_text()
+    assert main(options) == 2
+    assert "was changed" in capsys.readouterr().err
+    assert table.read_text() == before
+
+
 def test_another_checkpoint_has_another_threshold(finished, caplog):
     shutil.copy(finished / "checkpoints/last.ckpt", finished / "checkpoints/best.ckpt")
     assert load(finished, device="cpu").threshold is not None

@@ -82,6 +82,14 @@ def test_runs_on_other_folders_are_other_rows(folder, tmp_path):
     assert len(rows) == 3
 
 
+def test_folders_of_one_name_are_told_apart():
+    from anomaly_lab.reporting.page.groups import _places
+
+    assert _places({"/a/screws", "/b/screws", "/c/line.2023"}) == {
+        "/a/screws": "a/screws", "/b/screws": "b/screws", "/c/line.2023": "line.2023",
+    }  # fmt: skip
+
+
 def test_the_threshold_chosen_for_use_is_told(folder, tmp_path):
     shutil.copytree(folder / "runs", tmp_path / "runs")
     run = tmp_path / "runs/folder/dpae/00000004-s1"

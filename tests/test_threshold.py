@@ -1,6 +1,7 @@
 """`anomaly-lab threshold`: chosen on held-out images, kept with the run, used by `predict`."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -56,6 +57,11 @@ def test_another_score_is_used_from_then_on(finished, pictures, tmp_path, capsys
     assert "Did you mean 'RLX_peak'" in capsys.readouterr().err
     assert main(["threshold", str(finished), "score=RLX"]) == 2
     assert "together with its threshold" in capsys.readouterr().err
+    shutil.copy(finished / "checkpoints/last.ckpt", finished / "checkpoints/best.ckpt")
+    (finished / "evaluate-best").mkdir()
+    (finished / "evaluate-best/metrics.json").write_text('{"status": "finished", "metrics": {"threshold": 0.25}}')
+    other = load(finished, device="cpu", checkpoint="best")
+    assert (other.primary_score, other.threshold) == ("RLX", 0.25), "a score and its threshold go together"
     assert main(["threshold", str(finished), "reset=true"]) == 0
     assert load(finished, device="cpu").primary_score == "RLX"
 

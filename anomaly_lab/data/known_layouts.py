@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -95,16 +95,21 @@ def coco(root: Path, annotations: Path) -> Iterator[Row]:
     """The pictures that a COCO file names, below the root."""
     if not annotations.resolve().is_relative_to(root.resolve()):
         raise DataError(f"annotations={annotations} has to lie in {root}, which the manifest's paths start below.")
-    there = [_below(root, path) for path in image_files(root, recursive=True)]
+    there: dict[str, list[Path]] = {}
+    for path in image_files(root, recursive=True):
+        there.setdefault(path.name, []).append(path)
     for each in read_annotations(annotations).images:
         # by the end of the path, as the masks are found again
-        named = [path for path in there if path == each.path or f"/{path}".endswith(f"/{each.path}")]
+        alike = there.get(PurePosixPath(each.path).name, [])
+        exact = [path for path in alike if _below(root, path) == each.path]
+        named = exact or [path for path in alike if path.resolve().as_posix().endswith(f"/{each.path}")]
         if len(named) != 1:
             raise DataError(
                 f"{annotations}: its image {each.path} is {len(named)} times below {root}; once is needed. Move the "
                 "pictures, or change file_name."
             )
-        yield _row(named[0], _kind(each), _below(root, annotations.resolve()) if each.regions else "")
+        marks = annotations.resolve() if any(region.has_area for region in each.regions) else None
+        yield _row(_below(root, named[0]), _kind(each), _below(root, marks))
 
 
 LAYOUTS: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -137,7 +142,8 @@ def guess(root: Path) -> str | None:
 
 def _annotated_row(root: Path, path: Path, marks: Path | None) -> Iterator[Row]:
     each = read_annotations(marks).images[0] if marks is not None else Annotated("", (), None)
-    yield _row(_below(root, path), _kind(each), _below(root, marks if each.regions else None))
+    has_area = any(region.has_area for region in each.regions)
+    yield _row(_below(root, path), _kind(each), _below(root, marks if has_area else None))
 
 
 def _kind(each: Annotated) -> str:

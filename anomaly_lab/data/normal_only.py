@@ -117,7 +117,7 @@ def _as_published(records: list[Record], options: SplitOptions, rng: np.random.G
         sides[part] = [record for record in pool if not record.label and record.part_of not in elsewhere]
         if lost := len(normals([pool])) - len(sides[part]):
             notes.append(f"{lost} {name} images show a part that is tested or held out; they are left out.")
-        if options.keeps_parts:
+        if options.keeps_parts and options.val_count is None:  # else val is cut anew, and his is not used
             elsewhere |= {record.part_of for record in sides[part]}
     groups, held_out = shuffled(by_part(sides["train"], options.keeps_parts), rng), sides["val"]
     if held_out and options.val_count is None:

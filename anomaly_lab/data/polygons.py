@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,17 @@ Points = npt.NDArray[np.float64]  # (N, 2): x to the right, y down, in pixels
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A marked part of an image: the outline of a polygon, or a mask of its own."""
+    """A marked part of an image: the outline of a polygon, or a mask of its own; neither, for a line or a point."""
 
     label: str
     outline: Points | None = None
     counts: tuple[int, ...] | None = None  # COCO's run lengths, column by column, the first of them outside
     size: tuple[int, int] | None = None  # of the mask that they are of
+
+    @property
+    def has_area(self) -> bool:
+        """Whether it says where."""
+        return self.outline is not None or self.counts is not None
 
     @property
     def is_ignored(self) -> bool:
@@ -96,6 +101,7 @@ def of_image(path: Path, image: Path) -> Annotated:
         return annotated.images[0]
     whole = image.as_posix()
     named = [each for each in annotated.images if whole == each.path or whole.endswith(f"/{each.path}")]
+    # of a.png and b/a.png, the one that says more
     longest = max((len(each.path) for each in named), default=0)
     named = [each for each in named if len(each.path) == longest]
     if len(named) != 1:
@@ -153,6 +159,7 @@ def _labelme(content: Mapping[str, Any], path: Path) -> Annotated:
             points = points[0] + radius * np.column_stack([np.cos(angles), np.sin(angles)])
         elif kind in ("line", "linestrip", "point", "points"):
             without_area.append(kind)
+            regions.append(Region(str(shape["label"])))  # it says what is there, not where
             continue
         elif kind != "polygon":
             raise ValueError(f"a shape of the type {kind} is not read: polygon, rectangle and circle are")
@@ -160,7 +167,12 @@ def _labelme(content: Mapping[str, Any], path: Path) -> Annotated:
             raise ValueError("an outline needs three points")
         regions.append(Region(str(shape["label"]), points))
     if without_area:
-        log.warning("%s: %d shapes mark no area and are left out (%s).", path, len(without_area), without_area[0])
+        log.warning(
+            "%s: %d shapes mark no area (%s): they say that there is a defect, not where.",
+            path,
+            len(without_area),
+            without_area[0],
+        )
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (int(height), int(width)) if height and width else None
     return Annotated(str(content.get("imagePath", "")).replace("\\", "/"), tuple(regions), size)
@@ -190,7 +202,8 @@ def _coco(content: Mapping[str, Any]) -> Iterator[Annotated]:
             regions[annotation["image_id"]].append(Region(label, points))
     for image in content["images"]:
         size = (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
-        yield Annotated(str(image["file_name"]).replace("\\", "/"), tuple(regions[image["id"]]), size)
+        name = PurePosixPath(str(image["file_name"]).replace("\\", "/")).as_posix()
+        yield Annotated(name, tuple(regions[image["id"]]), size)
 
 
 def _decoded(region: Region, size: tuple[int, int], path: Path) -> npt.NDArray[np.bool_]:

@@ -26,6 +26,7 @@ from anomaly_lab.types import DEFECTIVE, IGNORE, NORMAL
 
 CACHE_VARIABLE = "ANOMALY_LAB_CACHE"
 FORMAT = 1  # changes whenever decoding or resizing gives other pixels, so that old entries are not used
+MASK_FORMAT = 2  # the same, of polygons and of masks with a value to ignore
 WORKERS = min(16, os.cpu_count() or 1)
 LISTED = 10  # unreadable files named in one error
 ABSENT = (-1, -1)  # the stamp of a file that is not there
@@ -113,6 +114,8 @@ class ImageStore:
         ]
         if self.framing.roi is not None or self.masks != PLAIN:  # entries made before there were these stay found
             key += [self.framing.roi, self.masks.threshold, self.masks.ignore]
+        if mask is not None and (mask.suffix.lower() == ".json" or self.masks.ignore is not None):
+            key.append(MASK_FORMAT)
         path = self.cache / (hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40] + ".bin")
         # taken before the files are read: whatever changes them meanwhile makes the entry stale, not wrong
         stamps = np.array([stamp(image), stamp(mask) if mask else ABSENT], np.int64)

@@ -97,28 +97,30 @@ def by_cost(
         defect_rate: share of defective pictures where the threshold is used, in (0, 1).
     """
     rng = np.random.default_rng(seed)
-    codes = [np.unique(names, return_inverse=True)[1] for names in parts]
-    counts = [int(code.max()) + 1 for code in codes]
+    # a part may have pictures of both kinds: it is held out, or drawn, as a whole
+    together = np.unique([*parts[0], *parts[1]], return_inverse=True)[1]
+    codes = (together[: len(normals)], together[len(normals) :])
+    total = int(together.max()) + 1
+    counts = [len(np.unique(code)) for code in codes]
     ones = (np.ones(len(normals)), np.ones(len(defects)))
     weights = (defect_rate * miss, (1 - defect_rate) * false_alarm)
     chosen = _cheapest(normals, defects, *ones, *weights)
 
-    folds = [rng.permutation(count) % _FOLDS for count in counts]
+    folds = rng.permutation(total) % _FOLDS
     missed, called = np.zeros(len(defects)), np.zeros(len(normals))
     for fold in range(_FOLDS):
-        held = [of[code] == fold for of, code in zip(folds, codes, strict=True)]
+        held = [folds[code] == fold for code in codes]
         kept = [~each if (~each).any() else np.ones_like(each) for each in held]
         threshold = _cheapest(normals, defects, kept[0].astype(float), kept[1].astype(float), *weights)
         called[held[0]], missed[held[1]] = normals[held[0]] > threshold, defects[held[1]] <= threshold
     false_alarms, misses = float(called.mean()), float(missed.mean())
 
-    again = []
-    for _ in range(resamples):
-        drawn = [
-            np.bincount(rng.integers(count, size=count), minlength=count)[code]
-            for count, code in zip(counts, codes, strict=True)
-        ]
-        again.append(_cheapest(normals, defects, drawn[0].astype(float), drawn[1].astype(float), *weights))
+    again: list[float] = []
+    while len(again) < resamples:
+        weight = np.bincount(rng.integers(total, size=total), minlength=total).astype(float)
+        drawn = [weight[code] for code in codes]
+        if all(each.any() for each in drawn):  # a resample without one of the classes chooses nothing
+            again.append(_cheapest(normals, defects, drawn[0], drawn[1], *weights))
     low, high = np.quantile(again, _TAILS)
     draws = [
         rng.beta(rate * count + 0.5, (1 - rate) * count + 0.5, 20_000)
@@ -148,6 +150,7 @@ def _cheapest(
     normals: Scores, defects: Scores, of_normals: Scores, of_defects: Scores, miss: float, false_alarm: float
 ) -> float:
     """The threshold of least cost under weights of the images (N,) and (M,); of equally good ones the highest."""
+    miss, false_alarm = miss / (miss + false_alarm), false_alarm / (miss + false_alarm)  # in whatever currency
     # what has no weight is not there, and no threshold may lie at it
     (normals, of_normals), (defects, of_defects) = (
         (scores[weights > 0], weights[weights > 0])

@@ -43,7 +43,7 @@ def threshold_table(run: Mapping[str, Any], chosen: Mapping[str, Any] | None, ti
     if chosen["misses"] is not None:
         kind = "painted" if chosen["defects_from"] == "val" else "defective"
         where = f"{chosen['defects']} {kind} images of {chosen['defect_parts']} parts, set aside"
-        rows.append(("misses", f"{chosen['misses']:.1%}", _interval(chosen["misses_interval"], "{:.1%}"), where))
+        rows.append(("misses", f"{chosen['misses']:.1%}", _interval(chosen.get("misses_interval"), "{:.1%}"), where))
         rows.append(("cost of an image", f"{chosen['cost']:.3g}", _interval(chosen["cost_interval"], "{:.3g}"), ""))
     for row in rows:
         table.add_row(*row)
@@ -53,6 +53,8 @@ def threshold_table(run: Mapping[str, Any], chosen: Mapping[str, Any] | None, ti
     return Group(*parts)
 
 
-def _interval(ends: Sequence[float | None], style: str) -> str:
+def _interval(ends: Sequence[float | None] | None, style: str) -> str:
+    if ends is None:
+        return ""
     low, high = ("open" if end is None else style.format(end) for end in ends)
     return f"[{low}, {high}]"

@@ -285,8 +285,11 @@ def labelme_folder(root):
         (root / f"line1/{number}.json").write_text(
             labelme(("small", "polygon", [[1, 1], [2, 1], [2, 2]]), ("scratch", "polygon", SQUARE))
         )
+    (root / "line1/3.json").write_text(
+        labelme(("scratch", "line", [[1, 1], [9, 9]]))
+    )  # a defect, and nobody knows where
     (root / "line1/0.json").write_text(labelme(("ignore", "polygon", SQUARE)))
-    return {" good": 4, " scratch": 2}
+    return {" good": 3, " scratch": 3}
 
 
 @pytest.mark.parametrize("layout", [visa, btad, mpdd, kolektor2, mvtec_ad_2, labelme_folder])
@@ -303,8 +306,8 @@ def test_layouts_that_people_have(layout, tmp_path, caplog):
     rule = MaskRule(threshold=1) if layout is visa else MaskRule()
     assert ("mask_threshold=1" in caplog.text) == (layout is visa)
     for record in Manifest(manifest=tmp_path / "manifest.csv").scan():
-        assert bool(record.mask) == bool(record.label) or record.path == "line1/0.png"
-        if record.label:
+        assert bool(record.mask) == bool(record.label) or record.path in ("line1/0.png", "line1/3.png")
+        if record.label and record.mask:
             mask = read_mask(tmp_path / record.mask, size=SIZE, rule=rule, image=tmp_path / record.path)
             assert 60 <= (mask == 1).sum() <= 110
 
@@ -375,6 +378,14 @@ def test_odd_folders_are_no_trap(tmp_path, capsys, monkeypatch):
     (tmp_path / "c/a.json").write_text(coco(["1.png"], [(0, 1, [])]))
     assert main(["manifest", ".", "annotations=a.json", "force=true"]) == 2
     assert "has no segmentation" in capsys.readouterr().err
+    for name in ("a.png", "sub/a.png"):  # the one in the folder itself, however it is written
+        save(tmp_path / "e/photos" / name)
+    for written in ("a.png", "./a.png", "photos/a.png"):
+        (tmp_path / "e/photos/a.json").write_text(coco([written], [(0, 1, polygon)]))
+        assert main(["manifest", f"{tmp_path}/e/photos", f"annotations={tmp_path}/e/photos/a.json", "force=true"]) == 0
+        (row,) = rows_of(tmp_path / "e/photos/manifest.csv")
+        assert row["path"] == "a.png"
+        assert (read_mask(tmp_path / "e/photos/a.json", size=SIZE, image=tmp_path / "e/photos/a.png") == 1).sum() == 100
 
 
 def test_a_file_of_polygons_is_read_anew_when_it_changes(tmp_path):

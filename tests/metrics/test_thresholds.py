@@ -105,6 +105,33 @@ def test_what_to_expect_is_what_comes():
     assert abs(np.mean(off)) < 0.04
 
 
+def test_a_part_with_pictures_of_both_kinds_is_held_out_as_a_whole():
+    """Parts that are rough all over: their sound pictures must not help to judge their defects."""
+    rng = np.random.default_rng(4)
+    off = []
+    for _ in range(120):
+        rough = np.repeat(rng.normal(size=12), 3)
+        normals, defects = rough + rng.normal(0, 0.3, 36), rough + 0.5 + rng.normal(0, 0.3, 36)
+        names = parts(36, 3)
+        found = by_cost(normals, defects, (names, names), miss=1, false_alarm=1, defect_rate=0.5, resamples=2)
+        new = np.repeat(rng.normal(size=3000), 3)
+        truth = 0.5 * (new + rng.normal(0, 0.3, 9000) > found.value).mean()
+        truth += 0.5 * (new + 0.5 + rng.normal(0, 0.3, 9000) <= found.value).mean()
+        off.append(found.cost - truth)
+    assert abs(np.mean(off)) < 3 * np.std(off) / len(off) ** 0.5
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e9])
+def test_the_currency_does_not_matter(scale):
+    rng = np.random.default_rng(5)
+    normals, defects = rng.normal(size=30), rng.normal(1, size=30)
+    costs = {"miss": 3 * scale, "false_alarm": scale, "defect_rate": 0.3}
+    plain = by_cost(normals, defects, (parts(30), parts(30)), miss=3, false_alarm=1, defect_rate=0.3)
+    found = by_cost(normals, defects, (parts(30), parts(30)), **costs)
+    assert found.value == plain.value
+    assert found.cost == pytest.approx(scale * plain.cost)
+
+
 def test_a_perfect_separation_is_no_certainty():
     found = by_cost(
         np.arange(20.0), np.arange(30.0, 38.0), (parts(20), parts(8)), miss=1, false_alarm=1, defect_rate=0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
@@ -24,6 +24,7 @@ _APART = {
 }
 
 
+_LABELS = tuple(f"dataset.{name}" for name in ("labelled_per_type", "unlabelled_per_type", "label_reserve"))
 _OWN_DATA = ("folder", "manifest")  # any images under one name
 
 # what decides which images are tested, beside the seed
@@ -43,17 +44,17 @@ class Group:
     Attributes:
         options: what all of them share, by dotted name.
         runs: by seed.
-        source: of one's own images, the folder or the list.
+        place: of one's own images, what their folder or list is called among the others.
     """
 
     options: Options
     runs: tuple[Entry, ...]
-    source: str = ""
+    place: str = ""
 
     @property
     def dataset(self) -> str:
         """With its category; of one's own images with the name of their folder or list."""
-        return self.runs[0].dataset + (f" {PurePath(self.source).stem}" if self.source else "")
+        return " ".join(filter(None, (self.runs[0].dataset, self.place)))
 
     @property
     def model(self) -> str:
@@ -89,14 +90,32 @@ def group_runs(runs: Sequence[tuple[Entry, Mapping[str, Any]]]) -> list[Group]:
             if value is not None and key not in _APART and not key.startswith("logger.")
         }
         if own.get("dataset.protocol") == "normal_only":
-            own = {name: value for name, value in own.items() if "label" not in name}
+            own = {name: value for name, value in own.items() if name not in _LABELS}
         key = (entry.dataset, source, entry.model, tuple(sorted((name, repr(value)) for name, value in own.items())))
         found.setdefault(key, []).append(entry)
         options[key] = own, source
+    places = _places({source for _, source in options.values() if source})
     return [
-        Group(options[key][0], tuple(sorted(entries, key=lambda entry: entry.content.get("seed", 0))), options[key][1])
+        Group(
+            options[key][0],
+            tuple(sorted(entries, key=lambda entry: entry.content.get("seed", 0))),
+            places.get(options[key][1], ""),
+        )
         for key, entries in sorted(found.items())
     ]
+
+
+def _places(sources: Collection[str]) -> dict[str, str]:
+    """A short name for each folder or list: the end of its path that no other has."""
+    found = {}
+    for source in sources:
+        parts = PurePath(source).parts
+        for length in range(1, len(parts) + 1):
+            end = parts[-length:]
+            if sum(PurePath(other).parts[-length:] == end for other in sources) == 1:
+                break
+        found[source] = "/".join(end)
+    return found
 
 
 @dataclass(frozen=True)
