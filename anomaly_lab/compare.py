@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_lab.config import given_value, option_of, own_options
+from anomaly_lab.config import option_of, own_options, run_dirs
 from anomaly_lab.errors import ConfigError, RunError
 from anomaly_lab.metrics.image import bootstrap_aurocs, missing_class
 from anomaly_lab.metrics.scores import ScoreTable
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab compare RUN_A RUN_B [output=FILE.csv]`."""
     from rich.console import Console
 
-    runs = [given_value(t) if t.startswith("run=") else t for t in arguments if "=" not in t or t.startswith("run=")]
+    runs = run_dirs(arguments)
     if unknown := sorted({option_of(text) for text in arguments if "=" in text} - {"run", "output"}):
         raise ConfigError(f"compare has no option {unknown[0]}: it takes two run directories, and output=FILE.csv.")
     if len(runs) != 2:

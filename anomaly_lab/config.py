@@ -170,6 +170,27 @@ def own_options(arguments: Sequence[str], names: Sequence[str]) -> dict[str, str
     return {option_of(text): given_value(text) for text in arguments if "=" in text and option_of(text) in names}
 
 
+def require_options(verb: str, arguments: Sequence[str], names: Sequence[str]) -> None:
+    """Check that all arguments are options of a verb that has its own.
+
+    Raises:
+        ConfigError: naming the first that is none, with the nearest known one.
+    """
+    for text in arguments:
+        if "=" not in text or option_of(text) not in names:
+            raise ConfigError(f"{verb} has no option {text!r}. {nearest(option_of(text), names)}")
+
+
+def with_run(arguments: Sequence[str]) -> list[str]:
+    """The command line of a verb that works on a run, whose directory may stand alone: `predict RUN_DIR`."""
+    return [text if "=" in text and not Path(text).is_dir() else f"run={plain_path(text)}" for text in arguments]
+
+
+def run_dirs(arguments: Sequence[str]) -> list[str]:
+    """The run directories of a command line that is not composed, `run=` before them or not."""
+    return [given_value(t) if t.startswith("run=") else t for t in arguments if "=" not in t or t.startswith("run=")]
+
+
 def plain_path(value: str) -> str:
     """A path in quotes, unless Hydra takes it for itself as it is; a name alone may look like a number."""
     value = str(Path(value).expanduser()) if value.partition("/")[0] == "~" else value

@@ -21,6 +21,7 @@ from anomaly_lab.callbacks import History
 from anomaly_lab.config import Config
 from anomaly_lab.errors import ConfigError, require
 from anomaly_lab.metrics.scores import ScoreTable
+from anomaly_lab.reporting.cases import gallery_rows
 from anomaly_lab.reporting.figures import read_gallery
 from anomaly_lab.runs import Run
 
@@ -158,16 +159,20 @@ def shown_config(config: Config) -> Config:
     return cleaned
 
 
-def _cleaned(tree: Any) -> Any:
+def _cleaned(whole: Any) -> Any:
     """A tree of plain values without the secrets of the environment."""
     secrets = [
         value for name, value in os.environ.items() if len(value) > 3 and any(word in name.upper() for word in _SECRET)
     ]
-    if isinstance(tree, Mapping):
-        return {key: _cleaned(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_cleaned(value) for value in tree]
-    return "***" if isinstance(tree, str) and any(secret in tree for secret in secrets) else tree
+
+    def cleaned(tree: Any) -> Any:
+        if isinstance(tree, Mapping):
+            return {key: cleaned(value) for key, value in tree.items()}
+        if isinstance(tree, list):
+            return [cleaned(value) for value in tree]
+        return "***" if isinstance(tree, str) and any(secret in tree for secret in secrets) else tree
+
+    return cleaned(whole)
 
 
 def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,8 +189,7 @@ def _pictures(run: Run, table: ScoreTable, count: int, pixel_threshold: float | 
     arrays = read_gallery(run.path / "predictions" / "gallery.npz")
     if not arrays or count < 1:
         return {}
-    row_of = {int(index): row for row, index in enumerate(table.index)}
-    rows = [row_of[int(index)] for index in arrays["index"]]
+    rows = gallery_rows(arrays["index"], table)
     by_score = np.argsort(table.primary_scores[rows], kind="stable")
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
     gallery, shown = Gallery(arrays, None), dict[str, Any]()

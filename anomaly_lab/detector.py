@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -43,9 +42,7 @@ class Result:
     score: float  # the score that counts; higher = more anomalous
     is_defective: bool | None  # whether it is above the threshold; None without one
     scores: dict[str, float]  # all of the method's, by name
-    anomaly_map: (
-        npt.NDArray[np.float32] | None
-    )  # (H, W); NaN where resize=crop does not look; None: the method has none
+    anomaly_map: npt.NDArray[np.float32] | None  # (H, W); NaN where it does not look; None: the method has none
     reconstruction: npt.NDArray[np.float32] | None  # (h, w, 3) in [0, 1], at the size the network sees
 
 
@@ -133,12 +130,9 @@ class Detector:
             DataError: if the region of interest reaches beyond one.
         """
         framed = [self.framing.image(image) for image in images] if framed is None else framed
-        with self._forward():
+        with self._precision.forward_context():
             found = predict_images(self.model, framed, self.tiling, self.batch_size)
         return [self._result(each, *image.shape[:2]) for each, image in zip(found, images, strict=True)]
-
-    def _forward(self) -> AbstractContextManager[None]:
-        return self._precision.forward_context()
 
     def _result(self, found: Prediction, height: int, width: int) -> Result:
         scores = {name: float(values[0]) for name, values in found.scores.items()}

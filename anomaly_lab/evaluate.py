@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anomaly_lab.config import Config, check_values, compose, plain_path
+from anomaly_lab.config import Config, check_values, compose, with_run
 from anomaly_lab.data.plan import DataPlan, load_options, make_dataset
 from anomaly_lab.errors import RunError
 from anomaly_lab.runs import Run, write_json
@@ -23,8 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     from anomaly_lab.reporting.tables import result_table
 
     # `evaluate RUN_DIR` is what one types first
-    named = [text if "=" in text and not Path(text).is_dir() else f"run={plain_path(text)}" for text in arguments]
-    asked = compose("evaluate", named)
+    asked = compose("evaluate", with_run(arguments))
     results, output = evaluate(Run(Path(asked["run"])), asked)
     Console().print(result_table(results["metrics"], results["reasons"], title="/".join(output.parts[-3:])))
     log.info("Scores: %s", output / "scores.csv")

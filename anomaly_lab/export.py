@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from anomaly_lab.config import Config, compose, plain_path
+from anomaly_lab.config import Config, compose, with_run
 from anomaly_lab.detector import Detector, load
 from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.models.base import AnomalyModel
@@ -55,8 +55,7 @@ class Exported(nn.Module):
 
 def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab export ARGUMENTS`; the exit status is 0 when the file is written and gives the same scores."""
-    named = [text if "=" in text and not Path(text).is_dir() else f"run={plain_path(text)}" for text in arguments]
-    asked = compose("export", named)
+    asked = compose("export", with_run(arguments))
     require("format", asked["format"], _SUFFIXES)
     run = Run(Path(asked["run"]))
     path = Path(asked["output"] or run.path / "export" / f"model{_SUFFIXES[asked['format']]}")

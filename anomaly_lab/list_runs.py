@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from anomaly_lab.config import own_options
+from anomaly_lab.config import own_options, require_options
 from anomaly_lab.errors import ConfigError, RunError, nearest
 from anomaly_lab.reporting.run_list import Entry, run_list, sweep_list
 from anomaly_lab.runs import Run, RunBusyError, is_held
@@ -45,10 +45,7 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
     Raises:
         ConfigError: if one is unknown, or has no known value.
     """
-    for text in arguments:
-        key, found, _ = text.partition("=")
-        if not found or key not in _OPTIONS:
-            raise ConfigError(f"runs has no option {text!r}. {nearest(key, _OPTIONS)}")
+    require_options("runs", arguments, _OPTIONS)
     asked = own_options(arguments, _OPTIONS)
     for key, known in (("status", _STATUSES), ("clean", _CLEANABLE)):
         if key in asked and asked[key] not in known:

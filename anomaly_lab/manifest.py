@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_lab.config import given_value, option_of, own_options
+from anomaly_lab.config import given_value, own_options, require_options
 from anomaly_lab.data.known_layouts import LAYOUTS, Row, coco, guess
 from anomaly_lab.data.manifest import COLUMNS
 from anomaly_lab.data.records import GOOD
-from anomaly_lab.errors import ConfigError, DataError, nearest, require
+from anomaly_lab.errors import ConfigError, DataError, require
 from anomaly_lab.runs import csv_text, write_text
 
 log = logging.getLogger("anomaly_lab")
@@ -23,12 +23,11 @@ _OPTIONS = ("layout", "annotations", "category", "group_regex", "output", "force
 def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab manifest DIR [OPTIONS]`."""
     folders = [text for text in arguments if "=" not in text or Path(text).is_dir()]
-    for text in arguments:
-        if text not in folders and option_of(text) not in _OPTIONS:
-            raise ConfigError(f"manifest has no option {text!r}. {nearest(option_of(text), _OPTIONS)}")
+    options = [text for text in arguments if text not in folders]
+    require_options("manifest", options, _OPTIONS)
     if len(folders) != 1:
         raise ConfigError("manifest takes one folder: manifest DIR [layout=NAME] [output=FILE.csv].")
-    asked = own_options([text for text in arguments if text not in folders], _OPTIONS)
+    asked = own_options(options, _OPTIONS)
     root = Path(given_value(f"x={folders[0]}")).expanduser()
     if not root.is_dir():
         raise DataError(f"{root} is no folder.")

@@ -18,7 +18,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from anomaly_lab.config import Config, compose, plain_path
+from anomaly_lab.config import Config, compose, with_run
+from anomaly_lab.data.digests import digest
 from anomaly_lab.data.records import IMAGE_SUFFIXES, image_files
 from anomaly_lab.data.store import WORKERS
 from anomaly_lab.errors import ConfigError, DataError, RunError, require
@@ -48,8 +49,7 @@ class Picture:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab predict ARGUMENTS`; the exit status is 0 when every picture is scored, 1 if some cannot be."""
-    named = [text if "=" in text and not Path(text).is_dir() else f"run={plain_path(text)}" for text in arguments]
-    asked = compose("predict", named)
+    asked = compose("predict", with_run(arguments))
     require("format", asked["format"], _FORMATS)
     require("overlays", asked["overlays"], _OVERLAYS)
     for name, kind, least in (("threshold", int | float, -math.inf), ("batch_size", int, 1)):
@@ -142,8 +142,8 @@ def predict(run: Run, pictures: Sequence[Picture], output: Path, asked: Config) 
                 _draw(output / _OVERLAY_FOLDER / _overlay_name(picture.name), pixels, result, detector)
             rows.append((picture.name, result))
         table.write(rows)
-    names = {picture.name for picture in pictures}
-    verdicts = [verdict for name, verdict in table.read().items() if name in names]
+        done |= {name: result.is_defective for name, result in rows}
+    verdicts = [done[picture.name] for picture in pictures if picture.name in done]
     log.info(
         "Called defective above %s.",
         "nothing: the run has no threshold" if detector.threshold is None else f"a score of {detector.threshold:.6g}",
@@ -155,7 +155,7 @@ def _table(run: Run, detector: Detector, output: Path, asked: Config) -> Predict
     """The table to go on with, after a look at whose it is."""
     about = {
         "run": str(run.path.resolve()),
-        "weights": _digest(run.checkpoints / f"{detector.checkpoint}.ckpt"),
+        "weights": digest(run.checkpoints / f"{detector.checkpoint}.ckpt"),
         "score": detector.primary_score,
         "threshold": detector.threshold,
         "format": asked["format"],
@@ -184,12 +184,6 @@ def _table(run: Run, detector: Detector, output: Path, asked: Config) -> Predict
         raise RunError(f"{written} is there already, and nothing says how it was made. Give another output.")
     write_json(path, about)
     return PredictionTable(written, detector.score_names, as_json=asked["format"] == "jsonl")
-
-
-def _digest(path: Path) -> str:
-    """What tells one trained model from another: its weights."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _brief(value: object) -> str:

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_lab.config import option_of, own_options
-from anomaly_lab.errors import ConfigError, RunError, nearest, require
+from anomaly_lab.config import own_options, require_options
+from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.list_runs import find
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting.page.build import Source, page
@@ -22,9 +22,7 @@ LARGEST = 25  # MiB that a page is meant to stay under
 
 def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab report ARGUMENTS`."""
-    for text in arguments:
-        if "=" not in text or option_of(text) not in _OPTIONS:
-            raise ConfigError(f"report has no option {text!r}. {nearest(option_of(text), _OPTIONS)}")
+    require_options("report", arguments, _OPTIONS)
     asked = own_options(arguments, _OPTIONS)
     runs_dir = Path(asked.get("runs_dir", "runs"))
     if not runs_dir.is_dir():
@@ -61,9 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _named(path: str) -> Run:
     run = Run(Path(path))
-    run.config()
-    if (status := run.status()) != "finished":
-        raise RunError(f"run={path} is {status}, not finished.")
+    run.check_finished()
     return run
 
 
@@ -76,7 +72,9 @@ def _is_readable(run: Run) -> bool:
 
 def _latest(entries: Sequence[Entry]) -> Run | None:
     """The finished run that was changed last and has pictures, or else any; no score has a say in it."""
-    finished = [entry for entry in entries if entry.status == "finished" and _is_readable(entry.run)]
-    with_pictures = [entry for entry in finished if (entry.run.path / "predictions" / "gallery.npz").exists()]
-    latest = max(with_pictures or finished, key=lambda entry: entry.changed, default=None)
-    return None if latest is None else latest.run
+
+    def rank(entry: Entry) -> tuple[bool, float]:
+        return (entry.run.path / "predictions" / "gallery.npz").exists(), entry.changed
+
+    finished = sorted((entry for entry in entries if entry.status == "finished"), key=rank, reverse=True)
+    return next((entry.run for entry in finished if _is_readable(entry.run)), None)

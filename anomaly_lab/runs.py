@@ -143,17 +143,25 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.split_file} cannot be read: {error}") from None
 
+    def check_finished(self) -> None:
+        """See that its results are there.
+
+        Raises:
+            RunError: if the folder is no run, or the run is not finished.
+        """
+        self.config()
+        if (status := self.status()) != "finished":
+            raise RunError(f"{self.path} is {status}, not finished: run its `train` command again first.")
+
     def check_trained(self) -> None:
         """See that there is a trained model to score with.
 
         Raises:
             RunError: if the folder is no run, or the run is not finished, or was imported.
         """
-        self.config()
         if self.read().get("imported"):
             raise RunError(f"{self.path} was imported: it has scores, and no model to score with.")
-        if (status := self.status()) != "finished":
-            raise RunError(f"{self.path} is {status}, not finished: run its `train` command again first.")
+        self.check_finished()
 
     def threshold(self) -> float | None:
         """The score above which an image is called defective: the one chosen for use, or that of the metrics."""

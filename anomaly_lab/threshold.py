@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_lab.config import given_value, option_of, own_options
-from anomaly_lab.errors import ConfigError, RunError, nearest, require
+from anomaly_lab.config import own_options, require_options, run_dirs
+from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.metrics.image import confusion_rates
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.metrics.thresholds import by_cost, by_false_alarms
@@ -35,16 +35,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab threshold RUN_DIR [OPTIONS]`: choose, and show what is in use."""
     from rich.console import Console
 
-    for text in arguments:
-        if "=" in text and option_of(text) not in _OPTIONS:
-            raise ConfigError(f"threshold has no option {option_of(text)}. {nearest(option_of(text), _OPTIONS)}")
-    runs = [given_value(t) if t.startswith("run=") else t for t in arguments if "=" not in t or t.startswith("run=")]
+    require_options("threshold", [text for text in arguments if "=" in text], _OPTIONS)
+    runs = run_dirs(arguments)
     if len(runs) != 1:
         raise ConfigError("threshold takes one run directory: threshold RUN_DIR false_alarms=0.01.")
     run, asked = Run(Path(runs[0])), own_options(arguments, _OPTIONS)
-    run.config()
-    if (status := run.status()) != "finished":
-        raise RunError(f"{run.path} is {status}, not finished.")
+    run.check_finished()
     reset = asked.pop("reset", "false")
     require("reset", reset, ("true", "false"))
     if reset == "true":

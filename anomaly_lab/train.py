@@ -60,10 +60,6 @@ def main(arguments: Sequence[str]) -> int:
     return int(done < max(count or len(outcomes), 1))
 
 
-def _asks_for_wandb(outcome: Outcome) -> bool:
-    return "logger=wandb" in outcome.overrides
-
-
 def _finish_single(outcome: Outcome) -> int:
     from rich.console import Console
 
@@ -76,7 +72,8 @@ def _finish_single(outcome: Outcome) -> int:
     content = run.read()
     Console().print(result_table(content["metrics"], content["reasons"], title="/".join(run.path.parts[-3:])))
     if outcome.status == "skipped":
-        sent = " and nothing sent" if run.config()["logger"]["name"] != "wandb" and _asks_for_wandb(outcome) else ""
+        lacks = "logger=wandb" in outcome.overrides and run.config()["logger"]["name"] != "wandb"
+        sent = " and nothing sent" if lacks else ""
         log.info("This run is finished; nothing was trained%s. force=true runs it again.", sent)
     for sentence in (*run.split().notes, json.loads(run.leakage_file.read_text(encoding="utf-8"))["sentence"]):
         log.info("%s", sentence)

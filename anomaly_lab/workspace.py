@@ -11,8 +11,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from anomaly_lab.config import option_of, own_options
-from anomaly_lab.errors import ConfigError, nearest
+from anomaly_lab.config import own_options, require_options
+from anomaly_lab.errors import ConfigError
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -26,9 +26,7 @@ _RANKED = {"image_auroc": "AUROC", "floor_knn_auroc": "the floor's AUROC", "pixe
 
 def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab dashboard [project=NAME] [entity=NAME]`: make both anew and say where they are."""
-    for text in arguments:
-        if "=" not in text or option_of(text) not in _OPTIONS:
-            raise ConfigError(f"dashboard has no option {text!r}. {nearest(option_of(text), _OPTIONS)}")
+    require_options("dashboard", arguments, _OPTIONS)
     asked = own_options(arguments, _OPTIONS)
     try:
         import wandb

@@ -37,9 +37,14 @@ def digests(root: Path, names: Sequence[str]) -> list[str]:
     return [str(known[name][-1]) for name in names]
 
 
+def digest(path: Path) -> str:
+    """BLAKE2 of a file, 32 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 def _digest(root: Path, name: str) -> str:
     try:
-        with (root / name).open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return digest(root / name)
     except OSError:
         return NO_FILE

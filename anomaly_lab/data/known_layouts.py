@@ -86,7 +86,7 @@ def labelme(root: Path) -> Iterator[Row]:
     for path in image_files(root, recursive=True):
         marks = path.with_suffix(".json")
         found += marks.exists()
-        yield from _annotated_row(root, path, marks if marks.exists() else None)
+        yield _annotated_row(root, path, marks if marks.exists() else None)
     if not found:
         raise DataError(f"{root} has no LabelMe file beside a picture (x.json beside x.png).")
 
@@ -140,10 +140,10 @@ def guess(root: Path) -> str | None:
     return "labelme" if any(path.exists() for path in beside) else None
 
 
-def _annotated_row(root: Path, path: Path, marks: Path | None) -> Iterator[Row]:
+def _annotated_row(root: Path, path: Path, marks: Path | None) -> Row:
     each = read_annotations(marks).images[0] if marks is not None else Annotated("", (), None)
     has_area = any(region.has_area for region in each.regions)
-    yield _row(_below(root, path), _kind(each), _below(root, marks if has_area else None))
+    return _row(_below(root, path), _kind(each), _below(root, marks if has_area else None))
 
 
 def _kind(each: Annotated) -> str:

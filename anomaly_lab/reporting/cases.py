@@ -49,7 +49,7 @@ def cases_figure(
     Raises:
         RunError: if the gallery holds an image that the table does not.
     """
-    in_table = _rows_of(gallery["index"], table)
+    in_table = gallery_rows(gallery["index"], table)
     scores, threshold = table.primary_scores, metrics.get("threshold")
     chosen = _choose_cases(table.label[in_table], scores[in_table], per_group)
     positions = sorted({position for line in chosen for _, column in line for position in column})
@@ -103,7 +103,12 @@ def cases_figure(
     return figure
 
 
-def _rows_of(index: npt.NDArray[np.int64], table: ScoreTable) -> npt.NDArray[np.int64]:
+def gallery_rows(index: npt.NDArray[np.int64], table: ScoreTable) -> npt.NDArray[np.int64]:
+    """The row in the table of each image of a gallery.
+
+    Raises:
+        RunError: if the table lacks one.
+    """
     row_of = {int(number): row for row, number in enumerate(table.index)}
     if strangers := [int(number) for number in index if int(number) not in row_of]:
         raise RunError(

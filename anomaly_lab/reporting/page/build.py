@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from anomaly_lab.errors import RunError
 from anomaly_lab.metrics.scores import ScoreTable
+from anomaly_lab.reporting.cases import gallery_rows
 from anomaly_lab.reporting.figures import read_gallery
 from anomaly_lab.reporting.page.groups import Group, Name, group_runs, name_all, over_size
 from anomaly_lab.reporting.page.pictures import Gallery, file_as_webp
 from anomaly_lab.reporting.run_list import Entry
-from anomaly_lab.reporting.tables import duration
+from anomaly_lab.reporting.tables import duration, printable
 from anomaly_lab.runs import Run
 
 _COLUMNS = {  # of the leaderboard: metric -> heading
@@ -114,12 +115,7 @@ def page(source: Source) -> tuple[str, list[str]]:
         data=_as_json(data),
         strips="\n".join(strips),
     )
-    return printable_text(text), gaps
-
-
-def printable_text(text: str) -> str:
-    """Text without what cannot be written as UTF-8: bytes of file names that are none."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return printable(text), gaps
 
 
 def _as_json(data: Mapping[str, Any]) -> str:
@@ -208,7 +204,7 @@ def _shown(source: Source, gaps: list[str]) -> dict[str, Any]:
         "score": name,
         "threshold": threshold,
         "chosen": chosen if chosen and "asked" in chosen else None,
-        "path": [printable_text(os.fsencode(path).decode("utf-8", "replace")) for path in table.path],
+        "path": [os.fsencode(path).decode("utf-8", "replace") for path in table.path],
         "label": table.label.tolist(),
         "defect": list(table.defect),
         "scores": [float(f"{value:.7g}") for value in table.scores[name]],
@@ -227,12 +223,11 @@ def _shown(source: Source, gaps: list[str]) -> dict[str, Any]:
     if (figure := run.path / "figures" / "leakage.png").exists():
         shown["leaks"] = file_as_webp(figure, _LEAKS)
     arrays = read_gallery(run.path / "predictions" / "gallery.npz")
-    row_of = {int(index): row for row, index in enumerate(table.index)}
     if len(arrays.get("index", ())):
         by_pixel = metrics.get("pixel_threshold") if metrics.get("pixel_threshold_rule") == "method" else None
         gallery = Gallery(arrays, by_pixel)
         shown["kinds"] = gallery.kinds
-        shown["places"] = [row_of[int(index)] for index in arrays["index"]]
+        shown["places"] = gallery_rows(arrays["index"], table).tolist()
         shown["index"] = [int(index) for index in arrays["index"]]
         shown["strips"] = gallery.strips()
         if source.pictures is not None:
