@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow lint format type bench lock wheel clean
+.PHONY: help setup demo test test-slow ranks lint format type bench lock wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: setup ## mend style
 
 type: setup ## check types
 	$(BIN)/mypy
+
+ranks: setup ## train and score on one, two and three processes, and compare
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_ranks.py tests/metrics/test_gather.py
 
 bench: setup ## compare with a hand-written training loop, side by side
 	$(BIN)/python -m benchmarks

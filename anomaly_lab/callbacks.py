@@ -14,9 +14,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import save_image
 
 from anomaly_lab.errors import TrainingError
+from anomaly_lab.ranks import mean_over_ranks, world_size
 from anomaly_lab.runs import write_text
 
 
@@ -74,6 +76,23 @@ class History(Callback):
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
         return text.getvalue()
+
+
+class AverageBatchNorm(Callback):
+    """Gives all ranks the mean of their batch norms' running statistics after each step.
+
+    Where `SyncBatchNorm` normalises by the whole batch, on GPUs, they agree already.
+    """
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Average, before anything follows the step, such as a teacher."""
+        layers = [m for m in pl_module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+        if world_size() == 1 or not layers:
+            return
+        statistics = [s for m in layers for s in (m.running_mean, m.running_var) if s is not None]
+        means = mean_over_ranks(torch.cat(statistics))
+        for old, new in zip(statistics, torch.split(means, [len(s) for s in statistics]), strict=True):
+            old.copy_(new)
 
 
 class ProgressBar(RichProgressBar):

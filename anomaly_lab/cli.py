@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from anomaly_lab.errors import LabError, nearest
-from anomaly_lab.hardware import share_cores
+from anomaly_lab.hardware import share_cores, under_torchrun
 
 VERBS = {
     "train": "train a method on a dataset, or sweep over options with -m",
@@ -155,16 +155,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     share_cores()
     log_to_console()
-    from anomaly_lab.config import with_plain_paths
-
     try:
-        status: int = importlib.import_module(f"anomaly_lab.{_MODULES.get(verb, verb)}").main(with_plain_paths(rest))
+        if not under_torchrun():
+            return _run(verb, rest)
+        from anomaly_lab.launch import lead
+
+        with lead() as leading:
+            return _run(verb, rest) if leading else 0
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted. The same command (without force=true) goes on where it stopped.", file=sys.stderr)
         return 130
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    from anomaly_lab.config import with_plain_paths
+
+    module = importlib.import_module(f"anomaly_lab.{_MODULES.get(verb, verb)}")
+    status: int = module.main(with_plain_paths(arguments))
     return status
 
 

@@ -282,11 +282,9 @@ def check_values(config: Config) -> None:
         raise ConfigError(f"val_quantile={quantile!r} has to be a number between 0 and 1.")
     if unknown := sorted(config["trainer"].keys() - _TRAINER):
         raise ConfigError(f"trainer.{unknown[0]} does not exist. {nearest(unknown[0], sorted(_TRAINER))}")
-    if config["trainer"]["devices"] != 1:
-        raise ConfigError(
-            f"trainer.devices={config['trainer']['devices']!r}: a run trains on one device for now; several runs of a "
-            "sweep can use several."
-        )
+    devices = config["trainer"]["devices"]
+    if devices != "auto" and (not isinstance(devices, int) or devices < 1):
+        raise ConfigError(f"trainer.devices={devices!r} has to be a number of devices, or auto for all GPUs.")
     if config["checkpoint"] == "best" and config["trainer"]["max_epochs"] == 0:
         raise ConfigError("checkpoint=best needs a training: trainer.max_epochs=0 scores the untrained method.")
 

@@ -21,6 +21,7 @@ from anomaly_lab.callbacks import History
 from anomaly_lab.config import Config
 from anomaly_lab.errors import ConfigError, require
 from anomaly_lab.metrics.scores import ScoreTable
+from anomaly_lab.ranks import rank
 from anomaly_lab.reporting.cases import gallery_rows
 from anomaly_lab.reporting.figures import read_gallery
 from anomaly_lab.runs import Run
@@ -45,7 +46,7 @@ def open_dashboard(config: Config, run: Run) -> Iterator[Dashboard | None]:
     """
     options = config["logger"]
     require("logger", options["name"], ("csv", "wandb"))
-    if options["name"] == "csv":
+    if options["name"] == "csv" or rank() > 0:
         yield None
         return
     import wandb

@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from anomaly_lab.callbacks import History, ProgressBar, Samples, SeedEachBatch
+from anomaly_lab.callbacks import AverageBatchNorm, History, ProgressBar, Samples, SeedEachBatch
 from anomaly_lab.config import ASKED, Config, as_partial, locate
 from anomaly_lab.dashboard import Dashboard, SendEpochs, open_dashboard
 from anomaly_lab.data.datamodule import DefectDataModule
@@ -28,6 +28,7 @@ from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.hardware import shows_bars
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.models.gan import GAN
+from anomaly_lab.ranks import first_rank_first, rank
 from anomaly_lab.reporting.tables import duration
 from anomaly_lab.runs import Run
 from anomaly_lab.score import score
@@ -52,6 +53,7 @@ _NOT_ARGUMENTS = (
 def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> dict[str, Any]:
     """Train (or go on training) and score; returns `metrics`, `reasons` and `seconds` for metrics.json.
 
+    Runs on each of the processes that train together; the first one writes, and returns something.
     `stage1` is the finished run of the first of two stages; from then on its weights are a part of this one's.
     """
     quieten()
@@ -63,11 +65,14 @@ def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> 
             load_checkpoint(stage1.checkpoints / f"{stage1.config()['checkpoint']}.ckpt"),
         )
     data = DefectDataModule(plan, config["seed"])
-    data.prepare(progress=shows_bars())
+    with first_rank_first():
+        data.prepare(progress=shows_bars() and rank() == 0)
     with open_dashboard(config, run) as dashboard:
         history = train(config, run, model, data, dashboard)
         started = time.perf_counter()
         results = score(config, data, model, run.path, run.splits)
+        if rank() > 0:
+            return {}
         results["seconds"] |= {"train": history.seconds, "evaluate": time.perf_counter() - started}
         if dashboard is not None:
             dashboard.log_epochs(history.rows)  # where it was cut off after the training, all of them
@@ -101,6 +106,7 @@ def train(
             callbacks.insert(-1, SendEpochs(dashboard, history))
         trainer = make_trainer(
             config,
+            takes_turns=isinstance(model, GAN),
             max_epochs=epochs,
             callbacks=callbacks,
             logger=False,
@@ -111,10 +117,13 @@ def train(
         resume = last if checkpoint is not None else None
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
         if epochs == 0 or model.fits_once:  # untrained, to compare with; or without steps, which Lightning counts by
-            _save_weights(last, {"state_dict": model.state_dict(), "epoch": epochs - 1}, history)
-        for path in (last, best):
-            if path.exists():
-                _save_weights(path, load_checkpoint(path), history)  # a finished run needs no optimizer
+            with first_rank_first():
+                if rank() == 0:
+                    _save_weights(last, {"state_dict": model.state_dict(), "epoch": epochs - 1}, history)
+        with first_rank_first():
+            for path in (last, best):
+                if path.exists() and rank() == 0:
+                    _save_weights(path, load_checkpoint(path), history)  # a finished run needs no optimizer
     restore(model, load_checkpoint(best if config["checkpoint"] == "best" else last))
     return history
 
@@ -125,6 +134,7 @@ def training_callbacks(
     """What every training has around it; `console` has arguments for the progress bar's."""
     return [
         SeedEachBatch(seed),
+        AverageBatchNorm(),
         history,
         # ten redraws a second: a redraw at every step costs more than the step's own bookkeeping
         ProgressBar(refresh_rate=10 if shows_bars() else 0, console_kwargs=console or {"force_jupyter": False}),
@@ -205,6 +215,7 @@ def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs
     with torch.random.fork_rng():
         trainer = make_trainer(
             config,
+            takes_turns=isinstance(model, GAN),
             max_epochs=1,
             limit_train_batches=3,
             limit_val_batches=0,

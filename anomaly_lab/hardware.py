@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 _BARS = "ANOMALY_LAB_BARS"
 
@@ -51,6 +52,20 @@ def one_of_many(number: int) -> None:
     os.environ[_BARS] = "off"
     if (count := gpu_count()) > 1:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(number % count))
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun has started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def process_count(accelerator: str, devices: int | Literal["auto"]) -> int:
+    """How many processes train together: one for each device, or as many as torchrun has started."""
+    if under_torchrun():
+        return int(os.environ["WORLD_SIZE"])
+    if devices == "auto":
+        return max(1, gpu_count()) if accelerator != "cpu" and has_gpu() else 1
+    return devices
 
 
 def shows_bars() -> bool:

@@ -16,7 +16,7 @@ from typing import Literal
 from anomaly_lab.config import Config, check_values, compose, option_of
 from anomaly_lab.data.plan import DataPlan, load_options, make_plan
 from anomaly_lab.errors import ConfigError, LabError, RunError
-from anomaly_lab.hardware import resolve_precision
+from anomaly_lab.hardware import process_count, resolve_precision
 from anomaly_lab.runs import Run, RunBusyError
 
 log = logging.getLogger("anomaly_lab")
@@ -50,6 +50,7 @@ class Job:
     plan: DataPlan
     run: Run
     stage1: FirstStage | None
+    processes: int  # that train it together
 
 
 def prepare(config: Config, overrides: Sequence[str]) -> Job:
@@ -60,9 +61,15 @@ def prepare(config: Config, overrides: Sequence[str]) -> Job:
     """
     check_values(config)
     config["trainer"]["precision"] = resolve_precision(config["trainer"]["precision"])
+    processes = process_count(config["trainer"]["accelerator"], config["trainer"]["devices"])
+    if (size := config["dataset"]["batch_size"]) % processes or size < 2 * processes:
+        raise ConfigError(
+            f"dataset.batch_size={size} is shared out among {processes} processes, two images or more to each (batch "
+            f"norm needs them): set it to a multiple of {processes}, such as {processes * max(2, size // processes)}."
+        )
     plan = make_plan(config["dataset"], tuple(config["allow"]))
     stage1 = _first_stage(config, plan, overrides)
-    return Job(config, plan, Run.of(config, plan), stage1)
+    return Job(config, plan, Run.of(config, plan), stage1, processes)
 
 
 def run_job(config: Config, overrides: list[str]) -> Outcome:
@@ -70,7 +77,7 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
     run = None
     try:
         job = prepare(config, overrides)
-        plan, run, stage1 = job.plan, job.run, job.stage1
+        plan, run, stage1, processes = job.plan, job.run, job.stage1, job.processes
         with run.lock():
             if config["force"]:
                 run.clear()
@@ -83,11 +90,13 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
             run.start(config, plan)
             try:
                 from anomaly_lab.fit import build_model, fit  # torch and lightning come with it
+                from anomaly_lab.launch import on_ranks
 
                 if stage1 is not None:
                     build_model(config)  # what cannot work is said before the first stage takes its time
                     stage1.train()
-                run.finish(config, plan, fit(config, plan, run, stage1.run if stage1 else None))
+                results = on_ranks(processes, fit, config, plan, run, stage1.run if stage1 else None)
+                run.finish(config, plan, results)
             except Exception as error:
                 run.fail(config, plan, error, traceback.format_exc())
                 raise

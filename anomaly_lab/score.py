@@ -24,6 +24,7 @@ from anomaly_lab.metrics.image import image_metrics
 from anomaly_lab.metrics.pixel import at_largest_gap, missing_pixels, pixel_metrics
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.models.base import AnomalyModel
+from anomaly_lab.ranks import rank
 from anomaly_lab.reporting.figures import draw_all, leakage_figure
 from anomaly_lab.reporting.segmentations import best_median_worst
 from anomaly_lab.runs import write_json
@@ -41,13 +42,15 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
     predictions/ and figures/ into `output`.
 
     Also leakage.json; what is known of the split is kept in the folder `splits`. Returns what metrics.json holds:
-    `metrics`, `reasons` and `seconds`.
+    `metrics`, `reasons` and `seconds`; of several processes that score together only the first one does all this.
     """
     plan = data.plan
     trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     names = [name for name in ("labelled", "val", "tune", "test") if plan.split.lists.get(name)]
     threshold, reason, found = _pixel_threshold(trainer, model, data)
     found |= {name: _evaluate(trainer, model, data, name, threshold) for name in names if name not in found}
+    if rank() > 0:
+        return {}
     tables = {name: _table(plan.split.lists[name], model, gathered) for name, gathered in found.items()}
     test = tables["test"]
     metrics, reasons = image_metrics(

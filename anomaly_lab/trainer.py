@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
 
 from anomaly_lab.config import Config
 from anomaly_lab.errors import ConfigError
+from anomaly_lab.ranks import world_size
 
 # Lightning's advice that does not apply: the cache makes loading cheap, short epochs are meant, and so on.
 _QUIET = (
@@ -25,6 +29,7 @@ _QUIET = (
     "GPU available but not used",
     "`isinstance.treespec, LeafSpec.` is deprecated",
     "Trying to infer the `batch_size`",
+    "It is recommended to use `self.log",  # what is logged is of all ranks
     "You defined a `validation_step` but have no `val_dataloader`",
 )
 
@@ -41,13 +46,23 @@ class WholeCheckpoints(TorchCheckpointIO):
         temporary.replace(target)
 
 
-def make_trainer(config: Config, **arguments: Any) -> Trainer:
-    """A Lightning trainer on the configured hardware; it pads no evaluation batch with repeats."""
+def make_trainer(config: Config, *, takes_turns: bool = False, **arguments: Any) -> Trainer:
+    """A Lightning trainer on the configured hardware; it pads no evaluation batch with repeats.
+
+    The processes that train together are there already (launch.py). `takes_turns` says that a step leaves some
+    parameters without gradients, as a GAN's turns do.
+    """
     hardware = {key: config["trainer"][key] for key in ("accelerator", "devices", "strategy", "precision")}
+    together: dict[str, Any] = {}
+    if world_size() > 1:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        together |= {"devices": here, "num_nodes": world_size() // here}
+        if hardware["strategy"] == "auto":
+            together["strategy"] = _Together(find_unused_parameters=takes_turns)
+        together["sync_batchnorm"] = hardware["accelerator"] != "cpu" and torch.cuda.is_available()
     try:
         return Trainer(
-            **hardware,
-            **arguments,
+            **hardware | together | arguments,
             plugins=[WholeCheckpoints()],
             use_distributed_sampler=False,
             enable_model_summary=False,
@@ -56,6 +71,13 @@ def make_trainer(config: Config, **arguments: Any) -> Trainer:
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         shown = " ".join(f"trainer.{key}={value}" for key, value in hardware.items())
         raise ConfigError(f"This machine does not train with {shown}: {error}") from error
+
+
+class _Together(DDPStrategy):
+    """Lightning's, for a model without anything to learn by gradients too."""
+
+    def _setup_model(self, model: nn.Module) -> Any:
+        return super()._setup_model(model) if any(p.requires_grad for p in model.parameters()) else model
 
 
 def quieten() -> None:

@@ -87,3 +87,26 @@ def finished(trained_once, tiny, tmp_path):
 def as_a_user_sees_it(monkeypatch):
     """Tables at a fixed width, whatever terminal the tests run in."""
     monkeypatch.setenv("COLUMNS", "100")
+
+
+_TALLIES = pytest.StashKey[dict]()
+
+
+def pytest_configure(config):
+    config.stash[_TALLIES] = {}
+
+
+@pytest.fixture
+def tally(request):
+    """Count something that a table in docs/ tells of; the sum is printed at the end."""
+    tallies = request.config.stash[_TALLIES]
+
+    def add(what, count):
+        tallies[what] = tallies.get(what, 0) + count
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for what, count in config.stash[_TALLIES].items():
+        terminalreporter.write_line(f"{count} {what}")

@@ -51,10 +51,11 @@ def test_a_sweep_with_one_unknown_name_is_refused_as_a_whole():
 @pytest.mark.parametrize(
     "override",
     [
-        *("seed=abc", "seed=-1", "seed=1.5", "trainer.max_epochs=null", "trainer.max_epochs=-1", "trainer.devices=2"),
+        *("seed=abc", "seed=-1", "seed=1.5", "trainer.max_epochs=null", "trainer.max_epochs=-1", "trainer.devices=0"),
         *("dataset.batch_size=1", "val_quantile=95", "val_quantile=abc", "checkpoint=lst", "predictions=galery"),
         *("dataset.augment=maybe", "allow=foo", "force=perhaps", "dataset.image_size=0"),
         "+trainer.gradient_clip_val=1.0",
+        "trainer.devices=[0,1]",
     ],
 )
 def test_a_value_that_cannot_work_is_named_before_anything_starts(override):

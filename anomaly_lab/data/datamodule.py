@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
-from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from anomaly_lab.data.painting import paint
@@ -23,6 +22,7 @@ from anomaly_lab.data.store import ImageStore
 from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.data.transforms import Augmentation
 from anomaly_lab.errors import DataError
+from anomaly_lab.ranks import rank, world_size
 from anomaly_lab.types import IGNORE, Batch, Sample
 
 # Shares of defective pixels from where on masks rather mark what is sound: half of all masks, and a single one
@@ -96,9 +96,13 @@ class SplitDataset(Dataset[Sample]):
 
 
 class TrainingSampler(Sampler[Key]):
-    """Each rank's keys of an epoch, shuffled by (seed, epoch).
+    """Each rank's keys of an epoch, shuffled by (seed, epoch); the ranks' batches together are those of a single one.
+
+    Without `steps`, a last batch that is not full is cut so that all ranks have equally many images, and left out
+    where batch norm would get a single one.
 
     Args:
+        batch_size: images in a step, of all ranks together: a multiple of their number.
         steps: batches in an epoch; as many rounds through the images as it takes. None: one round.
     """
 
@@ -111,21 +115,21 @@ class TrainingSampler(Sampler[Key]):
         self.epoch = epoch
 
     def _keys(self) -> list[Key]:
-        rank, world = _rank_and_world()
         rng = np.random.default_rng((self.seed, self.epoch))
-        if self.steps is None:
-            order = rng.permutation(self.length)
-            mine: list[int] = order[: self.length - self.length % world][rank::world].tolist()
-            # batch norm cannot take a last batch of one image
-            mine = mine[:-1] if len(mine) % self.batch_size == 1 and len(mine) > 1 else mine
-            return [(self.epoch, index, 0) for index in mine]
-        wanted = self.steps * self.batch_size * world
+        wanted = self._whole_epoch() if self.steps is None else self.steps * self.batch_size
         rounds = [rng.permutation(self.length).tolist() for _ in range(-(-wanted // self.length))]
         keys = [(self.epoch, index, turn) for turn, order in enumerate(rounds) for index in order]
-        return keys[:wanted][rank::world]
+        return keys[:wanted][rank() :: world_size()]
+
+    def _whole_epoch(self) -> int:
+        """How many images all ranks see in a round."""
+        world = world_size()
+        rest = self.length % self.batch_size
+        kept = rest - rest % world if rest >= 2 * world else 0
+        return self.length - rest + kept or self.length - self.length % world
 
     def __len__(self) -> int:
-        return len(self._keys()) if self.steps is None else self.steps * self.batch_size
+        return len(self._keys())
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._keys())
@@ -142,17 +146,11 @@ class OrderedSampler(Sampler[Key]):
         self.tiles = tiles
 
     def __len__(self) -> int:
-        rank, world = _rank_and_world()
-        return sum(self.tiles[rank::world])
+        return sum(self.tiles[rank() :: world_size()])
 
     def __iter__(self) -> Iterator[Key]:
-        rank, world = _rank_and_world()
-        mine = range(rank, len(self.tiles), world)
+        mine = range(rank(), len(self.tiles), world_size())
         return ((0, index, tile) for index in mine for tile in range(self.tiles[index]))
-
-
-def _rank_and_world() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def as_input(images: Sequence[Array]) -> Tensor:
@@ -183,6 +181,7 @@ class DefectDataModule(LightningDataModule):
 
     def __init__(self, plan: DataPlan, seed: int = 0) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images to score than ranks
         self.plan, self.seed = plan, seed
         load = plan.load
         self.store = plan.store(plan.full_size, smallest=load.image_size)
@@ -201,7 +200,7 @@ class DefectDataModule(LightningDataModule):
     def loader(self, name: str) -> DataLoader[Batch]:
         """The list `name` of the split as batches, in order and unchanged; larger images in tiles."""
         tiles = [len(self.tiling.corners(*frame)) for frame in self.frames(name)]
-        return self._batches(self.dataset(name), OrderedSampler(tiles))
+        return self._batches(self.dataset(name), OrderedSampler(tiles), self.plan.load.batch_size)
 
     def frames(self, name: str) -> list[tuple[int, int]]:
         """Height and width of each image of a list, before it is cut into tiles."""
@@ -283,15 +282,20 @@ class DefectDataModule(LightningDataModule):
 
     def _training(self, stream: str) -> DataLoader[Batch]:
         dataset, load = self.training_dataset(stream), self.plan.load
+        if world_size() > 1 and load.steps_per_epoch is None and len(dataset) < 2 * world_size():
+            raise DataError(
+                f"{self.plan.dataset.root}: {len(dataset)} training images are too few for {world_size()} processes: "
+                "set trainer.devices=1."
+            )
         sampler = TrainingSampler(len(dataset), load.batch_size, seed=self.seed, steps=load.steps_per_epoch)
-        return self._batches(dataset, sampler)
+        return self._batches(dataset, sampler, load.batch_size // world_size())
 
-    def _batches(self, dataset: SplitDataset, sampler: Sampler[Key]) -> DataLoader[Batch]:
+    def _batches(self, dataset: SplitDataset, sampler: Sampler[Key], batch_size: int) -> DataLoader[Batch]:
         load = self.plan.load
         workers = load.num_workers if load.num_workers is not None else _default_workers()
         return DataLoader(
             dataset,  # type: ignore[arg-type]  # collated to Batch
-            batch_size=load.batch_size,
+            batch_size=batch_size,
             sampler=sampler,
             collate_fn=collate,
             num_workers=workers,

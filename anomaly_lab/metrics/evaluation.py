@@ -42,7 +42,7 @@ class Evaluation(nn.Module):
     def __init__(self, scores: Sequence[str], latents: Sequence[str], *, probability: bool) -> None:
         super().__init__()
         self.scores, self.latents = tuple(scores), tuple(latents)
-        self.gather = ScoreGather((*scores, *latents), PIXEL_COUNTS)
+        self.gather = ScoreGather(scores, PIXEL_COUNTS, latents)
         self.pixels = PixelTally(probability=probability)
         self.tiling: Tiling | None = None
         self.frames: Sequence[tuple[int, int]] = ()

@@ -23,6 +23,7 @@ class ScoreGather(Metric):
     Args:
         names: of the scores.
         counts: names of further columns, whole numbers of any size.
+        vectors: names of columns with several values an image, float32 (B, d).
     """
 
     full_state_update: bool | None = False
@@ -30,9 +31,9 @@ class ScoreGather(Metric):
     index: list[Tensor] | Tensor
     label: list[Tensor] | Tensor
 
-    def __init__(self, names: Sequence[str], counts: Sequence[str] = ()) -> None:
+    def __init__(self, names: Sequence[str], counts: Sequence[str] = (), vectors: Sequence[str] = ()) -> None:
         super().__init__()
-        self.names = (*names, *counts)
+        self.names, self.vectors = (*names, *counts, *vectors), tuple(vectors)
         self._states = {"index": torch.int64, "label": torch.int64} | {
             f"score_{position}": torch.int64 if name in counts else torch.float32
             for position, name in enumerate(self.names)
@@ -52,17 +53,17 @@ class ScoreGather(Metric):
         self._start()
 
     def update(self, index: Tensor, label: Tensor, scores: dict[str, Tensor]) -> None:
-        """Add B images: their rows in the split (B,), labels (B,), and each named score, float32 (B,)."""
+        """Add B images: their rows in the split (B,), labels (B,), and each named column."""
         columns = [index, label, *(scores[name] for name in self.names)]
         for (state, dtype), column in zip(self._states.items(), columns, strict=True):
-            getattr(self, state).append(column.detach().to(dtype))
+            # in one dimension: a rank without images does not know how many values a vector has
+            getattr(self, state).append(column.detach().to(dtype).flatten())
 
     def compute(self) -> Gathered:
-        """Index (N,), label (N,) and each named score (N,), sorted by index, without repeats."""
-        index, label, *scores = (dim_zero_cat(getattr(self, state)).cpu().numpy() for state in self._states)
+        """Index (N,), label (N,) and each named column (N,) or (N, d), sorted by index, without repeats."""
+        index, label, *values = (dim_zero_cat(getattr(self, state)).cpu().numpy() for state in self._states)
+        columns = dict(zip(self.names, values, strict=True))
+        for name in self.vectors:
+            columns[name] = columns[name].reshape(len(index), -1) if len(index) else columns[name]
         index, first = np.unique(index, return_index=True)
-        return (
-            index,
-            label[first],
-            {name: column[first].astype(np.float64) for name, column in zip(self.names, scores, strict=True)},
-        )
+        return index, label[first], {name: column[first].astype(np.float64) for name, column in columns.items()}

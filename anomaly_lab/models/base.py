@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch import LightningModule
 from pydantic import ConfigDict, validate_call
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from anomaly_lab.errors import require
 from anomaly_lab.metrics.evaluation import Evaluation
+from anomaly_lab.ranks import sum_over_ranks
 from anomaly_lab.types import Batch, Prediction
 
 InputNorm = Literal["none", "per_image"]
@@ -25,11 +25,6 @@ Restore = Callable[[Tensor], Tensor]
 
 # On a model's constructor: an option of another type or out of its range is an error that names it.
 checked = validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-
-
-def world_size() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class AnomalyModel(LightningModule, ABC):
@@ -68,8 +63,7 @@ class AnomalyModel(LightningModule, ABC):
             require("model.score", score, self.score_names)
             self.primary_score = score
         self._optimizer, self._scheduler, self._input_norm = optimizer, scheduler, input_norm
-        self._loss_sums: Tensor | None = None
-        self._images = 0
+        self._loss_sums: Tensor | None = None  # of the terms, each times its images, and last the images
         self.evaluation = Evaluation(self.score_names, self.latent_names, probability=self.map_is_probability)
 
     @abstractmethod
@@ -97,29 +91,25 @@ class AnomalyModel(LightningModule, ABC):
 
     def on_train_epoch_start(self) -> None:
         """Forget the losses of an epoch that was cut off."""
-        self._loss_sums, self._images = None, 0
+        self._loss_sums = None
 
     def log_losses(self, loss: Tensor, terms: Mapping[str, Tensor], batch_size: int) -> None:
-        """Keep the epoch's mean of the loss and of its terms for the progress bar and the curves."""
+        """Keep the epoch's mean of the loss and of its terms, over all ranks, for the progress bar and the curves."""
         if self._trainer is None:  # a training step called by hand
             return
         # `self.log` looks through all that is logged at each call: in every step it took longer than all else here
-        sums = torch.stack([value.detach().float() for value in (loss, *terms.values())]) * batch_size
+        sums = torch.stack([value.detach().float() for value in (loss, *terms.values(), loss.new_ones(()))])
+        sums = sums * batch_size
         self._loss_sums = sums if self._loss_sums is None else self._loss_sums + sums
-        self._images += batch_size
         if self.trainer.is_last_batch:
-            means = dict(
-                zip(("loss", *(f"loss_{name}" for name in terms)), self._loss_sums / self._images, strict=True)
-            )
-            for name, mean in means.items():
+            *means, images = sum_over_ranks(self._loss_sums)
+            for name, mean in zip(("loss", *(f"loss_{name}" for name in terms)), means, strict=True):
                 in_bar = name == "loss" or name.removeprefix("loss_") in self.losses_in_bar
-                self.log(name, mean, prog_bar=in_bar, on_step=False, on_epoch=True, batch_size=1)
+                self.log(name, mean / images, prog_bar=in_bar, on_step=False, on_epoch=True, batch_size=1)
 
     def global_mean(self, values: Tensor) -> Tensor:
         """The mean over dimension 0 of (B, ...) and over all ranks."""
-        total = torch.cat([values.sum(0).flatten(), values.new_tensor([len(values)])])
-        if world_size() > 1:
-            dist.all_reduce(total)
+        total = sum_over_ranks(torch.cat([values.sum(0).flatten(), values.new_tensor([len(values)])]))
         return (total[:-1] / total[-1]).view_as(values[0])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -14,8 +14,9 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from anomaly_lab.models.base import AnomalyModel, checked, world_size
+from anomaly_lab.models.base import AnomalyModel, checked
 from anomaly_lab.nets.autoencoder import Decoder, Encoder, LatentNorm, OutputActivation
+from anomaly_lab.ranks import world_size
 from anomaly_lab.types import Batch, Prediction
 
 Reduction = Literal["sum", "mean"]

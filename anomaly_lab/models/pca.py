@@ -12,6 +12,7 @@ from anomaly_lab.errors import ConfigError
 from anomaly_lab.metrics.maps import MAP_SCORES, map_scores
 from anomaly_lab.models.base import AnomalyModel, checked
 from anomaly_lab.models.residual import Residual, residual_map
+from anomaly_lab.ranks import gather_rows
 from anomaly_lab.types import Batch, Prediction
 
 
@@ -46,7 +47,7 @@ class PCA(AnomalyModel):
         x, _ = self.normalise(batch["image"])
         self._seen.append(x.flatten(1).float().cpu())
         if self.trainer.is_last_batch:
-            images, self._seen = torch.cat(self._seen).to(self.device), []
+            images, self._seen = gather_rows(torch.cat(self._seen).to(self.device)), []
             self.fit(images)
             left_out = (self._project(images)[1] - images).square().mean()
             self.log_losses(left_out, {}, batch_size=len(images))

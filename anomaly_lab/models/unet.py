@@ -15,6 +15,7 @@ from anomaly_lab.models.base import AnomalyModel, checked
 from anomaly_lab.nets.autoencoder import feature_size
 from anomaly_lab.nets.motion import RigidMotion
 from anomaly_lab.nets.unet import Norm, UNet
+from anomaly_lab.ranks import mean_over_ranks
 from anomaly_lab.types import DEFECTIVE, IGNORE, Batch, Prediction
 
 
@@ -68,14 +69,20 @@ class UNetSegmenter(AnomalyModel):
 
 
 def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
-    """Eq. 5, with the minus sign it lacks, as the mean over the pixels that are not ignored; both (B, 1, H, W)."""
+    """Eq. 5, with the minus sign it lacks, as the mean over the pixels that are not ignored; both (B, 1, H, W).
+
+    Of all ranks' pixels: DDP averages the gradients of these shares of it.
+    """
     known = mask != IGNORE
     total = F.binary_cross_entropy_with_logits(logits, (mask == DEFECTIVE).float(), known.float(), reduction="sum")
-    return total / known.sum().clamp_min(1)
+    return total / mean_over_ranks(known.sum().float()).clamp_min(1)
 
 
 def disagreement(segmenter: UNetSegmenter, image: Tensor, target: Tensor, motion: RigidMotion) -> Tensor:
-    """Mean squared difference between the map of the moved image, and the target (B, 1, H, W) moved alike."""
+    """Mean squared difference between the map of the moved image, and the target (B, 1, H, W) moved alike.
+
+    A mean over the pixels that stay inside, on all ranks.
+    """
     inside = motion.inside(target).float()
     difference = torch.sigmoid(segmenter(motion(image))) - motion(target)
-    return (difference.square() * inside).sum() / inside.sum().clamp_min(1)
+    return (difference.square() * inside).sum() / mean_over_ranks(inside.sum()).clamp_min(1)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from ranks import on_ranks
+from forked import on_ranks
 
 from anomaly_lab.metrics.gather import ScoreGather
 

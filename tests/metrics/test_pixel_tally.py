@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from forked import on_ranks
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from ranks import on_ranks
 from sklearn.metrics import roc_auc_score
 
 from anomaly_lab.errors import TrainingError
