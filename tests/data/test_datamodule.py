@@ -125,17 +125,6 @@ def test_steps_per_epoch_are_kept_whatever_the_number_of_images(length):
     assert list(sampler) != drawn
 
 
-def test_ranks_share_the_steps_of_an_epoch(monkeypatch):
-    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    shares = []
-    for rank in range(2):
-        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
-        shares.append(list(TrainingSampler(5, 4, seed=0, steps=3)))
-    assert [len(share) for share in shares] == [12, 12]
-    assert not set(shares[0]) & set(shares[1])
-
-
 def test_a_larger_image_is_cropped_to_train_and_tested_in_tiles(data):
     module = data(full_size=48, tile_overlap=8)
     train = next(iter(module.train_dataloader()))
