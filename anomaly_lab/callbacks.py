@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import save_image
 
 from anomaly_lab.errors import TrainingError
-from anomaly_lab.ranks import mean_over_ranks, world_size
+from anomaly_lab.ranks import mean_over_ranks, sum_over_ranks, world_size
 from anomaly_lab.runs import write_text
 
 
@@ -28,12 +30,17 @@ class History(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
-        self._started = 0.0
+        self._elapsed = 0.0  # of an epoch that was cut off
+        self._started: float | None = None
 
     @property
     def seconds(self) -> float:
         """Time spent in finished training epochs."""
         return sum(row["seconds"] for row in self.rows)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock where it was stopped; an epoch that goes on in the middle has no start."""
+        self._started = time.perf_counter() - self._elapsed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -58,17 +65,21 @@ class History(Callback):
                 f"A weight is no longer a finite number after epoch {epoch} of {trainer.max_epochs}; the checkpoint of "
                 "the epoch before, if there is one, is kept. Try a lower model.optimizer.lr."
             )
-        self.rows.append({"epoch": epoch, "seconds": time.perf_counter() - self._started, **losses})
+        self.rows.append({"epoch": epoch, "seconds": self._clock(), **losses})
+        self._started = None
         if trainer.is_global_zero:
             write_text(self.path, self._csv())
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, plain values only."""
-        return {"rows": self.rows}
+        return {"rows": self.rows, "elapsed": self._clock()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the rows of an interrupted run."""
-        self.rows = list(state_dict["rows"])
+        self.rows, self._elapsed = list(state_dict["rows"]), state_dict.get("elapsed", 0.0)
+
+    def _clock(self) -> float:
+        return 0.0 if self._started is None else time.perf_counter() - self._started
 
     def _csv(self) -> str:
         text = io.StringIO()
@@ -76,6 +87,38 @@ class History(Callback):
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
         return text.getvalue()
+
+
+class SaveWhenTerminated(Callback):
+    """Saves and stops after the step in which SIGTERM comes, as clusters send it some time before SIGKILL.
+
+    The same command goes on with the next step.
+
+    Args:
+        path: of the checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._told = path, False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen, in the place of Lightning, which gives the signal back as it was after the training."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._tell)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Stop, on all ranks after the same step; the last one of an epoch is followed by a checkpoint anyway.
+
+        Raises:
+            KeyboardInterrupt: once saved.
+        """
+        told = torch.tensor(float(self._told))
+        if sum_over_ranks(told) and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+    def _tell(self, *_: object) -> None:
+        self._told = True
 
 
 class AverageBatchNorm(Callback):

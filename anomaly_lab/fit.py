@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from anomaly_lab.callbacks import AverageBatchNorm, History, ProgressBar, Samples, SeedEachBatch
+from anomaly_lab.callbacks import AverageBatchNorm, History, ProgressBar, Samples, SaveWhenTerminated, SeedEachBatch
 from anomaly_lab.config import ASKED, Config, as_partial, locate
 from anomaly_lab.dashboard import Dashboard, SendEpochs, open_dashboard
 from anomaly_lab.data.datamodule import DefectDataModule
@@ -138,6 +138,7 @@ def training_callbacks(
         history,
         # ten redraws a second: a redraw at every step costs more than the step's own bookkeeping
         ProgressBar(refresh_rate=10 if shows_bars() else 0, console_kwargs=console or {"force_jupyter": False}),
+        SaveWhenTerminated(checkpoints / "last.ckpt"),
         ModelCheckpoint(checkpoints, "last", enable_version_counter=False),
     ]
 

@@ -109,6 +109,7 @@ class TrainingSampler(Sampler[Key]):
     def __init__(self, length: int, batch_size: int, *, seed: int, steps: int | None = None) -> None:
         self.length, self.batch_size, self.seed, self.steps = length, batch_size, seed, steps
         self.epoch = 0
+        self.skipped = 0  # keys that were seen before a break
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning's loop calls this before each epoch, a resumed one too."""
@@ -132,7 +133,7 @@ class TrainingSampler(Sampler[Key]):
         return len(self._keys())
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._keys())
+        return iter(self._keys()[self.skipped :])
 
 
 class OrderedSampler(Sampler[Key]):
@@ -151,6 +152,29 @@ class OrderedSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         mine = range(rank(), len(self.tiles), world_size())
         return ((0, index, tile) for index in mine for tile in range(self.tiles[index]))
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """Batches of a `TrainingSampler`; goes on in the middle of an epoch, as a checkpoint of Lightning's says."""
+
+    sampler: TrainingSampler
+    _done = 0  # batches of this epoch that have been given out
+    _left_out = 0  # batches of the next epoch that were given out before a break
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # all that is needed of an iterator
+        self._done, self._left_out = self._left_out, 0
+        self.sampler.skipped = self._done * (self.batch_size or 0)
+        for batch in super().__iter__():
+            self._done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch have been given out."""
+        return {"done": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave them out, once."""
+        self._left_out = state["done"]
 
 
 def as_input(images: Sequence[Array]) -> Tensor:
@@ -293,7 +317,8 @@ class DefectDataModule(LightningDataModule):
     def _batches(self, dataset: SplitDataset, sampler: Sampler[Key], batch_size: int) -> DataLoader[Batch]:
         load = self.plan.load
         workers = load.num_workers if load.num_workers is not None else _default_workers()
-        return DataLoader(
+        kind = ResumableLoader if isinstance(sampler, TrainingSampler) else DataLoader
+        return kind(
             dataset,  # type: ignore[arg-type]  # collated to Batch
             batch_size=batch_size,
             sampler=sampler,

@@ -93,6 +93,14 @@ class AnomalyModel(LightningModule, ABC):
         """Forget the losses of an epoch that was cut off."""
         self._loss_sums = None
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the losses of an epoch that is not over."""
+        checkpoint["loss_sums"] = self._loss_sums
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with them."""
+        self._loss_sums = checkpoint.get("loss_sums")
+
     def log_losses(self, loss: Tensor, terms: Mapping[str, Tensor], batch_size: int) -> None:
         """Keep the epoch's mean of the loss and of its terms, over all ranks, for the progress bar and the curves."""
         if self._trainer is None:  # a training step called by hand
