@@ -117,7 +117,8 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
             tree = OmegaConf.to_container(hydra_compose(verb, chosen), resolve=False)
             dotted = _dotted(tree)
             known = dotted if "." in wrong else list(map(str, tree or ()))
-            leaves = [name for name in dotted if name.rpartition(".")[2] == wrong and not name.startswith("model.")]
+            leaves = [name for name in dotted if name.rpartition(".")[2] == wrong]
+            leaves = [name for name in leaves if not name.startswith("model.")] or leaves  # both have max_epochs
             if leaves:
                 raise ConfigError(f"There is no option {wrong!r}. Did you mean {' or '.join(leaves[:3])}?") from None
             raise ConfigError(f"There is no option {wrong!r}. {nearest(wrong, known, listed=False)}") from None

@@ -82,14 +82,17 @@ def export(run: Run, path: Path, asked: Config) -> float:
         parameter.requires_grad_(False)
     whole = Exported(model.float(), detector.threshold).eval()
     images = _images(run, detector.tiling.side)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}")
     try:
-        program = (_to_onnx if asked["format"] == "onnx" else _to_torch)(whole, images[:2], part)
-        worst = _compare(whole, program, images)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            program = (_to_onnx if asked["format"] == "onnx" else _to_torch)(whole, images[:2], part)
+            worst = _compare(whole, program, images)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error}. Choose another output.") from None
     write_json(_manual_of(path), _manual(run, detector, whole))
     return worst
 

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomaly_lab.config import Config, compose, with_run
 from anomaly_lab.data.digests import digest
-from anomaly_lab.data.records import IMAGE_SUFFIXES, image_files
+from anomaly_lab.data.records import IMAGE_SUFFIXES, files_below, image_files
 from anomaly_lab.data.store import WORKERS
 from anomaly_lab.errors import ConfigError, DataError, RunError, require
 from anomaly_lab.predictions import PredictionTable
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str]) -> int:
         if value is not None and (
             not isinstance(value, kind) or isinstance(value, bool) or not least <= value < math.inf
         ):
-            raise ConfigError(f"{name}={value!r} has to be a {'whole ' if name == 'batch_size' else ''}number.")
+            what = "whole number of at least 1" if name == "batch_size" else "number"
+            raise ConfigError(f"{name}={value!r} has to be a {what}.")
     run, output = Run(Path(asked["run"])), Path(asked["output"])
     run.check_trained()
     pictures = find_pictures(str(asked["input"]), output)
@@ -78,6 +79,7 @@ def find_pictures(source: str, output: Path) -> list[Picture]:
     path = Path(source).expanduser()
     if path.is_dir():
         base, paths = path, list(image_files(path, recursive=True))
+        _say_what_is_no_picture(path, output)
     elif path.suffix.lower() == ".txt" and path.is_file():
         base = path.parent
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
@@ -88,7 +90,7 @@ def find_pictures(source: str, output: Path) -> list[Picture]:
         fixed = path.parts[: next(n for n, part in enumerate(path.parts) if re.search(r"[*?\[]", part))]
         base = Path(*fixed) if fixed else Path()
         found = base.glob(str(path.relative_to(base)))
-        paths = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        paths = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
     else:
         raise DataError(f"input={source} is neither a file nor a folder, nor a pattern such as 'DIR/*.png'.")
     inside = (output / _OVERLAY_FOLDER).resolve()
@@ -102,6 +104,18 @@ def find_pictures(source: str, output: Path) -> list[Picture]:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"input={source} holds no pictures ({suffixes}).")
     return list(pictures.values())
+
+
+def _say_what_is_no_picture(folder: Path, output: Path) -> None:
+    own = output.resolve()
+    others = Counter(
+        file.suffix.lower() or file.name
+        for file in files_below(folder)
+        if file.suffix.lower() not in IMAGE_SUFFIXES and own not in file.resolve().parents
+    )
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+        log.warning("%s: %d other files are no pictures and passed over (%s).", folder, others.total(), kinds)
 
 
 def predict(run: Run, pictures: Sequence[Picture], output: Path, asked: Config) -> dict[str, int]:
@@ -248,8 +262,11 @@ def _draw(path: Path, pixels: Pixels, result: Result, detector: Detector) -> Non
     if (scale := _LARGEST / max(drawn.shape[:2])) < 1:
         drawn = cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     _, encoded = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded.tobytes())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error}. The same command goes on from here.") from None
 
 
 def _overlay_name(name: str) -> PurePosixPath:

@@ -38,8 +38,13 @@ def main(arguments: Sequence[str]) -> int:
         and asked.get("dataset", entry.dataset) in (entry.dataset, entry.dataset.partition("-")[0])
         and ("tag" not in asked or asked["tag"] in entry.content.get("tags", ()))
     ]
-    if not any(entry.status == "finished" for entry in entries):
-        raise RunError(f"{runs_dir} has no finished run to report on.")
+    finished = sum(entry.status == "finished" for entry in entries)
+    if not finished:
+        filters = " ".join(f"{name}={asked[name]}" for name in ("dataset", "model", "tag") if name in asked)
+        raise RunError(
+            f"{runs_dir} has no finished run to report on{filters and f' with {filters}'}: runs lie at "
+            "DIR/dataset/method/run."
+        )
     shown = _named(asked["run"]) if "run" in asked else _latest(entries)
     pictures = output.parent / f"{output.stem}_images" if asked.get("images") == "folder" else None
     text, gaps = page(
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     for gap in gaps:
         log.warning("%s", gap)
     size = output.stat().st_size / 2**20
-    log.info("%d runs: %s (%.1f MiB)", len(entries), output, size)
+    log.info("%d finished %s: %s (%.1f MiB)", finished, "run" if finished == 1 else "runs", output, size)
     if shown is not None:
         log.info("Scores and pictures are those of %s; run=RUN_DIR shows another.", shown.path)
     if size > LARGEST:

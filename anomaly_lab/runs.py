@@ -284,7 +284,7 @@ def hold(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / ".lock").open("w")
     except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error}. Choose another runs_dir.") from None
+        raise RunError(f"{folder} cannot be written: {error}. Choose another folder.") from None
     with handle:
         for patience in (0.01, 0.05, 0.2, None):  # somebody may just be looking
             try:

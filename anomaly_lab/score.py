@@ -31,7 +31,7 @@ from anomaly_lab.runs import write_json
 from anomaly_lab.single import pictures, seconds_per_image
 from anomaly_lab.trainer import make_trainer
 
-_FLOOR_VERSION = 1  # raised when the floors or the leakage report change
+_FLOOR_VERSION = 2  # raised when the floors or the leakage report change
 _FLOOR_SIZE = 112  # the floors look at grey images of this side, whatever the model's size
 _PIXEL_SCALED = ("max", "top")  # scores that are a pixel's value, or a mean of a few
 _GALLERY = 10  # images from each end of the normal and of the defective test images
@@ -136,12 +136,13 @@ def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
     unlabelled = {record.path for record in plan.pool("unlabelled")}
     pool = train_grey[[record.path in unlabelled for record in train]]
     metrics, reasons = floors(pool, test_grey, np.array([record.label for record in test]))
+    knows_parts = plan.split.options.keeps_parts and any(record.group for record in (*train, *test))
     leaks = find_leaks(thumbnails(train_grey), thumbnails(test_grey), [r.path for r in train], [r.path for r in test])
     found = {
         "key": key,
         "metrics": metrics,
         "reasons": reasons,
-        "leakage": leaks.to_json() | {"sentence": leaks.sentence()},
+        "leakage": leaks.to_json() | {"sentence": leaks.sentence(by_group=knows_parts)},
     }
     write_json(path, found)
     return found

@@ -85,9 +85,10 @@ def choose(run: Run, asked: Mapping[str, float], score: str | None = None) -> di
     if "false_alarms" in asked:
         found = by_false_alarms(normals, normal_parts, asked["false_alarms"])
         needed = int(np.ceil(1 / asked["false_alarms"] - 1 - 1e-9))
-        if len(normals) < needed:
+        if (count := len(set(normal_parts))) < needed:
+            what = "images" if count == len(normals) else "parts"
             warnings.append(
-                f"{len(normals)} held-out normal images cannot promise {asked['false_alarms']:g}: {needed} are needed "
+                f"{count} held-out normal {what} cannot promise {asked['false_alarms']:g}: {needed} are needed "
                 "(dataset.val_count)"
             )
     else:

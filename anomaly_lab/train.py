@@ -10,8 +10,17 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_lab.config import check, compose, given_value, job_count, option_of, own_options, sweep_values
-from anomaly_lab.errors import ConfigError, nearest
+from anomaly_lab.config import (
+    check,
+    compose,
+    given_value,
+    job_count,
+    option_of,
+    own_options,
+    sweep_values,
+    with_plain_paths,
+)
+from anomaly_lab.errors import ConfigError, RunError, nearest
 from anomaly_lab.jobs import Outcome, run_job
 from anomaly_lab.runs import Run
 from anomaly_lab.sweep import best, hand_to_hydra, multirun, show, with_sweep
@@ -21,13 +30,36 @@ log = logging.getLogger("anomaly_lab")
 _PRINTING = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--resolve"}  # flags that Hydra answers by itself
 
 
+def train(*overrides: str) -> list[Path]:
+    """`anomaly-lab train OVERRIDES` from Python: the directories of its runs, in the order of the jobs.
+
+    What is finished is found, not trained again. `-m` among the overrides makes a sweep of them.
+
+    Raises:
+        LabError: if a job failed; of a sweep, once all others are done.
+    """
+    from anomaly_lab.cli import log_to_console
+
+    log_to_console()
+    outcomes = _run(with_plain_paths(list(overrides)))[0]
+    if failed := [outcome for outcome in outcomes if outcome.run is None or not outcome.done]:
+        raise RunError(str(failed[0].cause))
+    return [Path(str(outcome.run)) for outcome in outcomes]
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab train ARGUMENTS`; the exit status is 0 if every job is finished."""
+    outcomes, count = _run(arguments)
+    return int(sum(outcome.done for outcome in outcomes) < count)
+
+
+def _run(arguments: Sequence[str]) -> tuple[list[Outcome], int]:
+    """What became of the jobs of a command line, told to the user, and how many there were to be."""
     arguments = with_sweep(arguments)
     flags = {argument for argument in arguments if argument.startswith("-")}
     if flags & _PRINTING:
         hand_to_hydra("train", list(arguments))
-        return 0
+        return [], 0
     if unknown := sorted(flags - {"-m", "--multirun"}):
         key, _, value = unknown[0].lstrip("-").partition("=")
         known = compose("train", [])
@@ -49,25 +81,26 @@ def main(arguments: Sequence[str]) -> int:
     if sweeper.get("hydra/sweeper") == "optuna" and len(sweeper) == 1:  # by itself it looks for the lowest
         arguments = [*arguments, "hydra.sweeper.direction=maximize"]
     if not flags:
-        return _finish_single(run_job(config, list(arguments)))
+        outcome = run_job(config, list(arguments))
+        _show_single(outcome)
+        return [outcome], 1
     count = job_count(arguments)
     outcomes = multirun([text for text in arguments if text not in flags], count, Path(config["runs_dir"]))
     if outcomes:
         show(outcomes)
         if own_options(arguments, ("hydra/sweeper",)):
             log.info("%s", best(outcomes, config["objective"]))
-    done = sum(outcome.done for outcome in outcomes)
-    return int(done < max(count or len(outcomes), 1))
+    return outcomes, max(count or len(outcomes), 1)
 
 
-def _finish_single(outcome: Outcome) -> int:
+def _show_single(outcome: Outcome) -> None:
     from rich.console import Console
 
     from anomaly_lab.reporting.tables import result_table
 
     if outcome.run is None or outcome.status in ("failed", "busy"):
         log.error("error: %s", outcome.cause)
-        return 1
+        return
     run = Run(Path(outcome.run))
     content = run.read()
     Console().print(result_table(content["metrics"], content["reasons"], title="/".join(run.path.parts[-3:])))
@@ -78,4 +111,3 @@ def _finish_single(outcome: Outcome) -> int:
     for sentence in (*run.split().notes, json.loads(run.leakage_file.read_text(encoding="utf-8"))["sentence"]):
         log.info("%s", sentence)
     log.info("Run directory: %s\nLook at:       %s", run.path, run.path / "figures")
-    return 0

@@ -68,9 +68,9 @@ def make_trainer(config: Config, *, takes_turns: bool = False, **arguments: Any)
             enable_model_summary=False,
             log_every_n_steps=1,
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
         shown = " ".join(f"trainer.{key}={value}" for key, value in hardware.items())
-        raise ConfigError(f"This machine does not train with {shown}: {error}") from error
+        raise ConfigError(f"This machine does not work with {shown}: {error}") from error
 
 
 class _Together(DDPStrategy):

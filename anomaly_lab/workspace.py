@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from anomaly_lab.config import own_options, require_options
+from anomaly_lab.config import conf_dir, own_options, require_options
 from anomaly_lab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def make_workspace(entity: str, project: str) -> Workspace:
         project=project,
         name="anomaly_lab",
         sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in _sections().items()],
-        runset_settings=ws.RunsetSettings(groupby=[ws.Config("dataset.name"), ws.Config("model.name")]),
+        runset_settings=ws.RunsetSettings(
+            groupby=[ws.Config("dataset.name"), ws.Config("model.name")], filters=[ws.Metric("JobType") != "stage 1"]
+        ),
     )
 
 
@@ -64,21 +66,24 @@ def make_report(entity: str, project: str) -> Report:
     import wandb_workspaces.reports.v2 as wr
 
     about = {
-        "Methods and datasets": "Means over the seeds. A method below the floor, the nearest neighbour on thumbnails, "
-        "has learnt nothing of use.",
-        "Latent size": "One point for each run; the seeds of one size lie above each other.",
+        "Methods and datasets": "A bar for each dataset and method: the mean of its runs, whatever else they differ "
+        "in. A method below the floor, the nearest neighbour on thumbnails, has learnt nothing of use.",
+        "Latent size": "One point for each run, a colour for each dataset; the seeds of one size lie above each other.",
         "Training": "The mean loss of each epoch.",
         "Pictures": "The image with what is true and what was found, the reconstruction, their difference and the map.",
     }
-    runs = wr.Runset(
-        entity=entity,
-        project=project,
-        groupby=["config.dataset.name", "config.model.name"],
-        filters="State = 'finished'",
-    )
+    # the first of two stages is no method of its own
+    finished = "State = 'finished' and JobType != 'stage 1'"
+    where = {"entity": entity, "project": project}
+    grouped = wr.Runset(**where, groupby=["config.dataset.name", "config.model.name"], filters=finished)
+    known = sorted(path.stem for path in (conf_dir() / "dataset").glob("[!_]*.yaml"))
+    by_dataset = [
+        wr.Runset(**where, name=name, filters=f"{finished} and Config('dataset.name') = '{name}'") for name in known
+    ]
     blocks: list[Any] = [wr.TableOfContents()]
     for name, panels in _sections().items():
-        blocks += [wr.H1(text=name), wr.P(text=about[name]), wr.PanelGrid(runsets=[runs], panels=panels)]
+        runsets = [grouped] if name == "Methods and datasets" else by_dataset
+        blocks += [wr.H1(text=name), wr.P(text=about[name]), wr.PanelGrid(runsets=runsets, panels=panels)]
     return wr.Report(
         entity=entity, project=project, title="anomaly_lab: methods, datasets and latent size", blocks=blocks
     )
@@ -88,12 +93,9 @@ def _sections() -> dict[str, list[Any]]:
     import wandb_workspaces.reports.v2 as wr
 
     def over_methods(metric: str, title: str) -> Any:
+        # a bar for each group of the runs, which are grouped by dataset and method
         return wr.BarPlot(
-            title=title,
-            metrics=[wr.SummaryMetric(metric)],
-            groupby=wr.Config("model.name"),
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
+            title=title, metrics=[wr.SummaryMetric(metric)], groupby_aggfunc="mean", groupby_rangefunc="stddev"
         )
 
     def over_size(metric: str, title: str) -> Any:

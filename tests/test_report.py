@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_files import rows_of
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomaly_lab.cli import main
 from anomaly_lab.metrics.scores import ScoreTable
@@ -96,10 +97,26 @@ def test_the_threshold_chosen_for_use_is_told(folder, tmp_path):
     report = ["report", f"runs_dir={tmp_path / 'runs'}", f"output={tmp_path / 'r.html'}", f"run={run}"]
     assert main(["threshold", str(run), "false_alarms=0.25"]) == 0
     assert main(report) == 0
-    text = " ".join((tmp_path / "r.html").read_text().split())
     chosen = json.loads((run / "threshold.json").read_text())
-    assert f"(false_alarms=0.25), where {100 * chosen['false_alarms']:.1f}% of the normal ones pass it" in text
-    assert f'"threshold":{chosen["threshold"]}' in text
+
+    def told():
+        text = (tmp_path / "r.html").read_text()
+        assert f'"threshold":{chosen["threshold"]}' in text
+        (table,) = re.findall(r'<table id="chosen">.*?</table>', text, re.DOTALL)
+        return dict(re.findall(r'<tr><th>([\w ]+)</th><td class="number">(.*?)</td>', table)), text
+
+    rows, text = told()
+    assert rows == {"threshold": f"{chosen['threshold']:.4g}", "false alarms": f"{chosen['false_alarms']:.1%}"}
+    f1 = re.findall(r'data-value="([\d.]*)"', re.findall(r"<tr data-dataset.*?</tr>", text, re.DOTALL)[0])[3]
+    other = json.loads((run.with_name("00000004-s0") / "metrics.json").read_text())["metrics"]["image_f1"]
+    assert float(f1) == pytest.approx((chosen["test"]["f1"] + other) / 2), "of the threshold in use"
+    costs = ["miss_cost=10", "false_alarm_cost=1", "defect_rate=0.1"]
+    assert main(["threshold", str(run), *costs]) == 0
+    assert main(report) == 0
+    chosen = json.loads((run / "threshold.json").read_text())
+    rows, text = told()
+    assert rows.keys() == {"threshold", "false alarms", "misses", "cost of an image"}
+    assert "misses are of painted defects" in text
     (run / "threshold.json").write_text('{"threshold": 0.25}')  # by hand
     assert main(report) == 0
     assert main(["threshold", str(run)]) == 0
@@ -118,7 +135,8 @@ def test_what_is_asked_is_checked(folder, tmp_path, capsys):
         ([runs, "output=x.pdf"], "ends with .html"),
         ([runs, "images=some"], "images='some' is unknown"),
         ([runs, "runs=3"], "Did you mean 'run'"),
-        ([runs, "model=vae"], "no finished run"),
+        ([runs, "model=vae"], "no finished run to report on with model=vae"),
+        ([f"runs_dir={folder / 'runs/folder'}"], "runs lie at DIR/dataset/method/run"),
         ([runs, f"run={folder / 'runs/folder/dpae/00000008-s1'}"], "is failed, not finished"),
     ):
         assert main(["report", *options]) == 2
@@ -167,6 +185,34 @@ def view(browser, folder):
     for page in opened:
         page.close()
     assert wrong == []
+
+
+def test_the_curves_are_what_auroc_and_average_precision_measure(folder, tmp_path, browser):
+    """Of scores with ties too: the area under the lines that are drawn."""
+    shutil.copytree(folder / "runs/folder/dpae/00000004-s0", tmp_path / "runs/folder/dpae/00000004-s0")
+    path = tmp_path / "runs/folder/dpae/00000004-s0/scores.csv"
+    table = ScoreTable.from_csv(path)
+    rng = np.random.default_rng(0)
+    table.scores[table.primary][:] = rng.integers(0, 3, len(table)) + table.label
+    table.to_csv(path)
+    assert main(["report", f"runs_dir={tmp_path / 'runs'}", f"output={tmp_path / 'r.html'}"]) == 0
+    page = browser.new_page()
+    page.goto((tmp_path / "r.html").as_uri())
+    show(page, "curves")
+    drawn = {}
+    for chart in ("roc", "pr"):
+        page.wait_for_selector(f"#{chart} .scatterlayer")
+        drawn[chart] = page.evaluate(
+            f"(({{x, y, line}}) => [x, y, line.shape])(document.getElementById('{chart}').data[0])"
+        )
+    page.close()
+    x, y, shape = drawn["roc"]
+    assert shape == "linear"
+    assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(table.label, table.primary_scores), abs=1e-3)
+    x, y, shape = drawn["pr"]
+    assert shape == "vh", "up at the left end, then along"
+    area = float(np.sum(np.diff(x) * np.array(y[1:])))
+    assert area == pytest.approx(average_precision_score(table.label, table.primary_scores), abs=1e-3)
 
 
 def show(page, part):
@@ -294,3 +340,20 @@ def test_two_thousand_images_stay_below_25_mib(folder, tmp_path):
     np.savez(run / "predictions/gallery.npz", **gallery)
     assert main(["report", f"runs_dir={tmp_path / 'runs'}", f"output={tmp_path / 'big.html'}"]) == 0
     assert Path(tmp_path / "big.html").stat().st_size < 25 * 2**20
+
+
+def test_on_a_phone_an_enlarged_picture_is_larger(folder, tmp_path, browser):
+    runs = folder / "runs"
+    assert main(["report", f"runs_dir={runs}", f"output={tmp_path / 'thumbs.html'}"]) == 0
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto((tmp_path / "thumbs.html").as_uri())
+    show(page, "gallery")
+    page.wait_for_selector(".card")
+    small = page.locator(".card img").first.bounding_box()
+    page.locator(".card").first.click()
+    pictures = page.locator("#large-body [role=img]")
+    assert pictures.count() == 5
+    assert page.locator("#large-body figcaption").all_inner_texts()[:2] == ["image", "reconstruction"]
+    assert pictures.first.bounding_box()["width"] > 3 * small["width"] / 5
+    assert page.evaluate("document.querySelector('#large').scrollWidth <= document.querySelector('#large').clientWidth")
+    page.close()

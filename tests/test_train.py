@@ -13,7 +13,9 @@ from run_files import rows_of
 from sklearn.metrics import roc_auc_score
 
 from anomaly_lab.cli import main
+from anomaly_lab.errors import LabError
 from anomaly_lab.runs import Run
+from anomaly_lab.train import train
 
 
 def runs_below(tiny):
@@ -266,3 +268,14 @@ def test_bf16_runs_whole(tiny, precision):
     assert main(["train", *tiny, f"trainer.precision={precision}"]) == 0
     (run,) = runs_below(tiny)
     assert json.loads((run / "metrics.json").read_text())["metrics"]["image_auroc"] is not None
+
+
+def test_from_python_a_training_gives_its_own_run(tiny, finished, caplog):
+    newer = train(*tiny, "trainer.max_epochs=1")
+    assert newer != [finished]
+    assert train(*tiny) == [finished], "not the one that was made last"
+    assert "nothing was trained" in caplog.text
+    both = train("-m", *tiny, "trainer.max_epochs=2,1")
+    assert both == [finished, *newer]
+    with pytest.raises(LabError, match="latent_dim"):
+        train(*tiny, "model.latent_dim=-3")

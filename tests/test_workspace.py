@@ -30,7 +30,11 @@ def test_the_report_says_how_to_read_each_part():
     headings = [block.text for block in made.blocks if type(block).__name__ == "H1"]
     assert headings == ["Methods and datasets", "Latent size", "Training", "Pictures"]
     grids = [block for block in made.blocks if type(block).__name__ == "PanelGrid"]
-    assert {(grid.runsets[0].entity, grid.runsets[0].project) for grid in grids} == {("us", "tiles")}
+    assert {(runset.entity, runset.project) for grid in grids for runset in grid.runsets} == {("us", "tiles")}
+    assert grids[0].runsets[0].groupby == ["config.dataset.name", "config.model.name"]
+    assert {"mt", "mvtec", "folder"} <= {runset.name for runset in grids[1].runsets}
+    filters = made._to_model().model_dump_json()
+    assert all(text in filters for text in ("jobType", "stage 1", "dataset.name"))
 
 
 def test_without_a_key_it_says_what_it_needs(monkeypatch, capsys):

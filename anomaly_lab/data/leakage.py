@@ -71,8 +71,11 @@ class LeakageReport:
         """The report as plain values, for `json.dump`."""
         return asdict(self) | {"pairs": [asdict(pair) for pair in self.pairs]}
 
-    def sentence(self) -> str:
-        """The finding in plain words, with the remedy if one is needed."""
+    def sentence(self, *, by_group: bool = False) -> str:
+        """The finding in plain words, with the remedy if one is needed.
+
+        `by_group` says that the split keeps the parts on one side that it knows of.
+        """
         measure = f"thumbnail correlation over {self.threshold:g}"
         if not self.leaked_test_count:
             return f"No test image has a near-duplicate in training ({measure})."
@@ -80,10 +83,15 @@ class LeakageReport:
         counted = f"{self.leaked_test_count} of {self.test_count} test images {have} a near-duplicate in training"
         same = f", {self.identical_test_count} of them identical" if self.identical_test_count else ""
         first = self.pairs[0]
+        remedy = (
+            "they are of other parts by this split's groups, which miss some, or of parts that look alike"
+            if by_group
+            else "if they show the same part, keep it on one side: dataset.split=by_group, where for your own images "
+            "dataset.group_regex, or a manifest's column group, names the part"
+        )
         return (
-            f"{counted} ({measure}{same}), so the test flatters a method that remembers images; if they show the same "
-            "part, keep it on one side: dataset.split=by_group, where for your own images dataset.group_regex, or a "
-            f"manifest's column group, names the part. The most alike: {first.train_path} and {first.test_path}."
+            f"{counted} ({measure}{same}), so the test flatters a method that remembers images; {remedy}. "
+            f"The most alike: {first.train_path} and {first.test_path}."
         )
 
 

@@ -182,24 +182,27 @@ def _coco(content: Mapping[str, Any]) -> Iterator[Annotated]:
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     regions: dict[Any, list[Region]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
+        number, image_id = annotation.get("id"), annotation["image_id"]
+        if image_id not in regions or annotation["category_id"] not in names:
+            lacks = f"image {image_id}" if image_id not in regions else f"category {annotation['category_id']}"
+            raise ValueError(f"the annotation {number} is of {lacks}, which the file does not list")
         label, segmentation = names[annotation["category_id"]], annotation.get("segmentation")
         if not segmentation:
             raise ValueError(
-                f"the annotation {annotation.get('id')} of image {annotation['image_id']} has no segmentation; a box "
-                "alone is no outline"
+                f"the annotation {number} of image {image_id} has no segmentation; a box alone is no outline"
             )
         if isinstance(segmentation, dict):
             if isinstance(segmentation["counts"], str):
                 raise ValueError("compressed run lengths are not read; export polygons, or plain run lengths")
             high, wide = segmentation["size"]
             counts = tuple(int(count) for count in segmentation["counts"])
-            regions[annotation["image_id"]].append(Region(label, counts=counts, size=(int(high), int(wide))))
+            regions[image_id].append(Region(label, counts=counts, size=(int(high), int(wide))))
             continue
         for outline in segmentation:
             points = np.array(outline, np.float64).reshape(-1, 2)
             if not np.isfinite(points).all() or len(points) < 3:
                 raise ValueError("an outline needs three points")
-            regions[annotation["image_id"]].append(Region(label, points))
+            regions[image_id].append(Region(label, points))
     for image in content["images"]:
         size = (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
         name = PurePosixPath(str(image["file_name"]).replace("\\", "/")).as_posix()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -95,9 +95,32 @@ class DefectDataset(ABC):
 
 
 def image_files(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
-    """The image files of a folder, sorted; hidden ones (`.x`, `._x`) and other files are left out."""
-    paths: Iterable[Path] = folder.rglob("*") if recursive else folder.iterdir()
+    """The image files of a folder, sorted; hidden ones (`.x`, `._x`) and other files are left out.
+
+    A link to nothing counts: whoever reads it says so.
+    """
+    paths = files_below(folder) if recursive else (path for path in folder.iterdir() if not path.is_dir())
     for path in sorted(paths):
-        below = path.relative_to(folder).parts
-        if path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in below) and path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
             yield path
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and its sub-folders, linked ones too, but for what is hidden.
+
+    Raises:
+        DataError: if a sub-folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}). Check its permissions.")
+
+    seen = set()  # a link may lead back up
+    for base, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        status = Path(base).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(base, name) for name in names if not name.startswith("."))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +47,11 @@ class Threshold:
 def by_false_alarms(normals: Scores, parts: Sequence[str], rate: float) -> Threshold:
     """The lowest threshold that at most a share `rate` of new normal pictures is expected to pass.
 
-    Of N held-out scores it is the one of rank ceil((1 - rate)(N + 1)): a new picture's rank among them is as likely
-    to be any (split conformal prediction). With fewer than 1/rate - 1 of them it is the highest, and promises less.
-    The share of a threshold at rank r follows Beta(N + 1 - r, r); in the intervals pictures of one part count as one.
+    Of N held-out scores of as many parts it is the one of rank ceil((1 - rate)(N + 1)): a new picture's rank among
+    them is as likely to be any (split conformal prediction). Where a part has several pictures, which may be as good
+    as one, they share a part's weight (hierarchical conformal prediction: Lee, Barber and Willett, 2023). With fewer
+    than 1/rate - 1 parts it is the highest score, and promises less. In the intervals parts count too: the share of a
+    threshold at rank r follows Beta(N + 1 - r, r).
 
     Args:
         normals: scores of held-out normal images (N,).
@@ -58,14 +59,17 @@ def by_false_alarms(normals: Scores, parts: Sequence[str], rate: float) -> Thres
     """
     from scipy.stats import beta
 
-    ordered, count, independent = np.sort(normals), len(normals), len(set(parts))
-    rank = min(ceil((1 - rate) * (count + 1) - 1e-9), count)
-    expected = (count + 1 - rank) / (count + 1)
+    _, part, sizes = np.unique(parts, return_inverse=True, return_counts=True)
+    independent = len(sizes)
+    order = np.argsort(normals, kind="stable")
+    passed = np.cumsum(1 / sizes[part[order]]) / (independent + 1)  # share of new pictures up to each score, at least
+    place = min(int(np.searchsorted(passed, 1 - rate - 1e-9)), len(normals) - 1)
+    expected = float(1 - passed[place])
     low, high = beta.ppf(_TAILS, expected * (independent + 1), (1 - expected) * (independent + 1))
     # the order statistics of as many scores as there are parts, as levels of all scores
     levels = quantile_interval(np.arange(1, independent + 1) / independent, 1 - expected)
     ends = [None if level is None else float(np.quantile(normals, level)) for level in levels]
-    return Threshold(above(ordered[rank - 1], normals), (ends[0], ends[1]), expected, (float(low), float(high)))
+    return Threshold(above(normals[order[place]], normals), (ends[0], ends[1]), expected, (float(low), float(high)))
 
 
 def by_cost(

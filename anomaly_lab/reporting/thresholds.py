@@ -24,13 +24,23 @@ def threshold_table(run: Mapping[str, Any], chosen: Mapping[str, Any] | None, ti
             if value is not None
             else f"{title}: no threshold, {run.get('reasons', {}).get('threshold', 'the run has none')}."
         )
+    table = Table(title=f"{title}, score {chosen['score']}", title_justify="left", show_header=False, box=None)
+    for row in threshold_rows(chosen):
+        table.add_row(*row)
+    rates = ", ".join(f"{name} {value:.3f}" for name, value in chosen["test"].items())
+    parts: list[RenderableType] = [table, Text(f"On the test images, which chose nothing: {rates}.")]
+    parts += [Text(f"! {warning}", style="yellow") for warning in chosen["warnings"]]
+    return Group(*parts)
+
+
+def threshold_rows(chosen: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """What to expect of a chosen threshold: what, how much, its 95% interval, and what that is of."""
     asked = chosen["asked"]
     if "false_alarms" in asked:
         rule = f"for at most {asked['false_alarms']:.3g} false alarms"
     else:
         miss, false_alarm, rate = (f"{asked[name]:g}" for name in ("miss_cost", "false_alarm_cost", "defect_rate"))
         rule = f"of least cost: a miss {miss}, a false alarm {false_alarm}, of {rate} defective images"
-    table = Table(title=f"{title}, score {chosen['score']}", title_justify="left", show_header=False, box=None)
     rows = [
         ("threshold", f"{chosen['threshold']:.4g}", _interval(chosen["interval"], "{:.4g}"), rule),
         (
@@ -45,12 +55,7 @@ def threshold_table(run: Mapping[str, Any], chosen: Mapping[str, Any] | None, ti
         where = f"{chosen['defects']} {kind} images of {chosen['defect_parts']} parts, set aside"
         rows.append(("misses", f"{chosen['misses']:.1%}", _interval(chosen.get("misses_interval"), "{:.1%}"), where))
         rows.append(("cost of an image", f"{chosen['cost']:.3g}", _interval(chosen["cost_interval"], "{:.3g}"), ""))
-    for row in rows:
-        table.add_row(*row)
-    rates = ", ".join(f"{name} {value:.3f}" for name, value in chosen["test"].items())
-    parts: list[RenderableType] = [table, Text(f"On the test images, which chose nothing: {rates}.")]
-    parts += [Text(f"! {warning}", style="yellow") for warning in chosen["warnings"]]
-    return Group(*parts)
+    return rows
 
 
 def _interval(ends: Sequence[float | None] | None, style: str) -> str:

@@ -23,6 +23,7 @@ from anomaly_lab.reporting.page.groups import Group, Name, group_runs, name_all,
 from anomaly_lab.reporting.page.pictures import Gallery, file_as_webp
 from anomaly_lab.reporting.run_list import Entry
 from anomaly_lab.reporting.tables import duration, printable
+from anomaly_lab.reporting.thresholds import threshold_rows
 from anomaly_lab.runs import Run
 
 _COLUMNS = {  # of the leaderboard: metric -> heading
@@ -204,6 +205,7 @@ def _shown(source: Source, gaps: list[str]) -> dict[str, Any]:
         "score": name,
         "threshold": threshold,
         "chosen": chosen if chosen and "asked" in chosen else None,
+        "expected": threshold_rows(chosen) if chosen and "asked" in chosen else [],
         "path": [os.fsencode(path).decode("utf-8", "replace") for path in table.path],
         "label": table.label.tolist(),
         "defect": list(table.defect),

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
+from anomaly_lab.errors import RunError
 from anomaly_lab.metrics.statistics import Spread, spread
 from anomaly_lab.reporting.run_list import Entry
 from anomaly_lab.runs import flat_options
@@ -64,7 +65,7 @@ class Group:
     @cached_property
     def values(self) -> dict[str, list[float]]:
         """Each metric that is a number in all of the runs, by seed."""
-        metrics = [entry.content["metrics"] for entry in self.runs]
+        metrics = [_in_use(entry) for entry in self.runs]
         return {
             name: [float(one[name]) for one in metrics]
             for name in metrics[0]
@@ -103,6 +104,16 @@ def group_runs(runs: Sequence[tuple[Entry, Mapping[str, Any]]]) -> list[Group]:
         )
         for key, entries in sorted(found.items())
     ]
+
+
+def _in_use(entry: Entry) -> Mapping[str, Any]:
+    """A run's metrics, F1 at the threshold chosen for use where there is one."""
+    try:
+        chosen = entry.run.chosen_threshold()
+    except RunError:  # the page says so of the run it shows
+        chosen = None
+    metrics: Mapping[str, Any] = entry.content["metrics"]
+    return metrics if chosen is None else {**metrics, "image_f1": chosen.get("test", {}).get("f1")}
 
 
 def _places(sources: Collection[str]) -> dict[str, str]:

@@ -68,7 +68,7 @@ function curves(kind, x, y) {
     const groups = data.groups.filter((group) => group.dataset === dataset && group[kind]);
     const traces = groups.map((group, number) => ({
       x: group[kind][0], y: group[kind][1], name: escaped(group.name), mode: "lines",
-      line: { color: COLOURS[number % COLOURS.length], dash: DASHES[Math.floor(number / COLOURS.length) % DASHES.length], shape: "hv" },
+      line: { color: COLOURS[number % COLOURS.length], dash: DASHES[Math.floor(number / COLOURS.length) % DASHES.length], shape: kind === "roc" ? "linear" : "vh" },
       hovertemplate: `${x} %{x:.3f}<br>${y} %{y:.3f}<extra>%{fullData.name}</extra>`,
     }));
     const chance = kind === "roc" ? [[0, 1], [0, 1]] : [[0, 1], Array(2).fill(groups[0]?.share ?? 0)];
@@ -219,10 +219,13 @@ if (shown.scores) {
     }
     function enlarge(place) {
       const row = shown.places[place];
-      const pictures = shown.full
-        ? shown.kinds.map((name) => make("figure", {}, make("img", { alt: name, src: `${encodeURIComponent(shown.full)}/${shown.index[place]}-${name}.webp` }), make("figcaption", { textContent: name })))
-        : [make("img", { className: "strip", alt: shown.kinds.join(", "), src: strip(place) }), make("p", { textContent: `From left to right: ${shown.kinds.join(", ")}.` })];
-      byId("large-body").replaceChildren(...pictures, make("p", { textContent: `${path[row]} · ${defect[row]} · score ${scores[row].toPrecision(6)}` }));
+      const last = shown.kinds.length - 1;
+      const part = (name, number) => // of the strip
+        make("div", { role: "img", ariaLabel: name, style: `background: ${number * 100 / (last || 1)}% 0 / ${100 * (last + 1)}% 100% url(${strip(place)})` });
+      const whole = (name) => make("img", { alt: name, src: `${encodeURIComponent(shown.full)}/${shown.index[place]}-${name}.webp` });
+      const pictures = shown.kinds.map((name, number) => make("figure", {}, shown.full ? whole(name) : part(name, number), make("figcaption", { textContent: name })));
+      byId("large-body").replaceChildren(...pictures);
+      byId("large-about").replaceChildren(make("p", { textContent: `${path[row]} · ${defect[row]} · score ${scores[row].toPrecision(6)}` }));
       byId("large").showModal();
     }
     function more() {
