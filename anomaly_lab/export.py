@@ -201,6 +201,7 @@ def _manual(run: Run, detector: Detector, whole: Exported) -> dict[str, Any]:
             "where_it_grows": "bilinear",
             "white_of_16_bits": detector.max_value,
             "tile_overlap": detector.tiling.overlap,
+            "of_several_tiles": "the maps' mean where they overlap; of scores not of the map the greatest",
         },
         "run": {
             "path": "/".join(run.path.parts[-3:]),

@@ -56,8 +56,23 @@ def multirun(overrides: Sequence[str], count: int | None, runs_dir: Path) -> lis
     folder = _new_folder(runs_dir, count, name=_name_of(overrides))
     # Hydra's parser wants its flag before the overrides
     with hold(folder):
-        hand_to_hydra("train", ["--multirun", *overrides, f"hydra.sweep.dir={plain_path(str(folder))}"])
+        hand_to_hydra("train", ["--multirun", *_composable(overrides), f"hydra.sweep.dir={plain_path(str(folder))}"])
     return _outcomes(folder)
+
+
+def _composable(overrides: Sequence[str]) -> list[str]:
+    """The same overrides, those of a swept choice as choices among one.
+
+    Hydra first composes what is not swept alone: `model.width=8` beside `model=unet,pi_model` with the default model.
+    """
+    swept = {option_of(values[0]) for values in sweep_values(overrides) if len(values) > 1}
+
+    def told(text: str) -> str:
+        key, _, value = text.partition("=")
+        belongs = key.partition(".")[0] in swept and key not in swept
+        return f"{key}=choice({value})" if belongs and len(sweep_values([text])[0]) == 1 else text
+
+    return list(map(told, overrides))
 
 
 def run_jobs(

@@ -56,7 +56,7 @@ def make_workspace(entity: str, project: str) -> Workspace:
         name="anomaly_lab",
         sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in _sections().items()],
         runset_settings=ws.RunsetSettings(
-            groupby=[ws.Config("dataset.name"), ws.Config("model.name")], filters=[ws.Metric("JobType") != "stage 1"]
+            groupby=[ws.Config("dataset.name"), ws.Config("model.name")], filters="Metric('JobType') != 'stage 1'"
         ),
     )
 
@@ -73,12 +73,12 @@ def make_report(entity: str, project: str) -> Report:
         "Pictures": "The image with what is true and what was found, the reconstruction, their difference and the map.",
     }
     # the first of two stages is no method of its own
-    finished = "State = 'finished' and JobType != 'stage 1'"
+    finished = "Metric('State') == 'finished' and Metric('JobType') != 'stage 1'"
     where = {"entity": entity, "project": project}
     grouped = wr.Runset(**where, groupby=["config.dataset.name", "config.model.name"], filters=finished)
     known = sorted(path.stem for path in (conf_dir() / "dataset").glob("[!_]*.yaml"))
     by_dataset = [
-        wr.Runset(**where, name=name, filters=f"{finished} and Config('dataset.name') = '{name}'") for name in known
+        wr.Runset(**where, name=name, filters=f"{finished} and Config('dataset.name') == '{name}'") for name in known
     ]
     blocks: list[Any] = [wr.TableOfContents()]
     for name, panels in _sections().items():

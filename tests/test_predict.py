@@ -281,3 +281,34 @@ def test_every_option_is_checked(finished, folder, tmp_path, capsys):
         assert main([*base, wrong]) == 2
         assert wrong.partition("=")[0].rpartition(".")[2] in capsys.readouterr().err
     assert compose("predict", ["run=a", "input=b", "output=c"])["overlays"] == "defective"
+
+
+def test_linked_folders_are_looked_into_and_nothing_is_passed_over_in_silence(finished, folder, tmp_path, caplog):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/line1").symlink_to(folder)
+    (tmp_path / "in/again").symlink_to(tmp_path / "in")  # leads back up
+    (tmp_path / "in/gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "in/old.gif").write_bytes(b"GIF89a")
+    command = ["predict", str(finished), f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
+    assert main(command) == 1
+    (error,) = rows_of(tmp_path / "out/errors.csv")
+    assert error["path"] == "gone.png"
+    scored = [row["path"] for row in rows_of(tmp_path / "out/predictions.csv")]
+    assert sorted(scored) == [f"line1/{name}" for name in names(folder)]
+    assert "1 other files are no pictures and passed over (1 .gif)" in caplog.text
+
+
+def test_an_output_that_cannot_be_written_is_named(finished, folder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/overlays").write_text("a file")
+    command = ["predict", str(finished), f"input={folder}", f"output={tmp_path / 'out'}", "overlays=all"]
+    assert main(command) == 2
+    assert "overlays" in capsys.readouterr().err
+    assert (
+        main(["predict", str(finished), f"input={folder}", f"output={tmp_path / 'o'}", "trainer.accelerator=tpu"]) == 2
+    )
+    assert "does not work with trainer.accelerator=tpu" in capsys.readouterr().err
+    for kind in ("torch", "onnx"):
+        place = tmp_path / f"out/overlays/x{'.pt2' if kind == 'torch' else '.onnx'}"
+        assert main(["export", str(finished), f"format={kind}", f"output={place}"]) == 2
+        assert "cannot be written" in capsys.readouterr().err

@@ -279,3 +279,10 @@ def test_from_python_a_training_gives_its_own_run(tiny, finished, caplog):
     assert both == [finished, *newer]
     with pytest.raises(LabError, match="latent_dim"):
         train(*tiny, "model.latent_dim=-3")
+
+
+def test_a_sweep_over_models_takes_options_that_the_default_model_lacks(pictures, tmp_path):
+    options = ["model=unet,pi_model", "model.width=4", "model.levels=2", "dataset.label_reserve=3", "~recipe"]
+    data = ["dataset=folder", f"dataset.root={pictures}", "dataset.image_size=32", "trainer.max_epochs=0"]
+    found = train("-m", *options, *data, f"runs_dir={tmp_path}", "trainer.accelerator=cpu")
+    assert [path.parent.name for path in found] == ["unet", "pi_model"]

@@ -76,6 +76,9 @@ def test_identical_images_are_called_so_and_stand_first():
     assert "dataset.group_regex" in sentence
     assert "dataset.split=by_group" in sentence
     assert "train/1.png and test/1.png" in sentence
+    known = report.sentence(by_group=True)
+    assert "by this split's groups" in known
+    assert "dataset.split" not in known, "no advice that changes nothing"
 
 
 def test_one_pair_for_each_test_image_and_fifty_at_most():

@@ -375,6 +375,9 @@ def test_odd_folders_are_no_trap(tmp_path, capsys, monkeypatch):
     (tmp_path / "c/a.json").write_text(coco(["1.png"], [(0, 1, polygon)]))
     monkeypatch.chdir(tmp_path / "c")
     assert main(["manifest", str(tmp_path / "c"), "annotations=a.json"]) == 0
+    (tmp_path / "c/a.json").write_text(coco(["1.png"], [(7, 1, polygon)]))
+    with pytest.raises(DataError, match="is of image 7, which the file does not list"):
+        read_annotations(tmp_path / "c/a.json")
     (tmp_path / "c/a.json").write_text(coco(["1.png"], [(0, 1, [])]))
     assert main(["manifest", ".", "annotations=a.json", "force=true"]) == 2
     assert "has no segmentation" in capsys.readouterr().err
