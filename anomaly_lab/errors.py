@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 def nearest(name: object, known: Iterable[str], *, listed: bool = True) -> str:
@@ -28,6 +29,14 @@ class DataError(LabError):
 
 class RunError(LabError):
     """A run directory that is locked, incomplete, or belongs to another configuration."""
+
+    @classmethod
+    def of(cls, path: Path, error: OSError) -> RunError:
+        """What the system says of a file that cannot be written."""
+        return cls(
+            f"{error.filename or path} cannot be written ({error.strerror}). What was there before is untouched: once "
+            "there is room, the same command goes on."
+        )
 
 
 class TrainingError(LabError):

@@ -5,6 +5,7 @@ Nothing here imports torch before something is trained: a finished run is recogn
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import traceback
@@ -98,7 +99,8 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
                 results = on_ranks(processes, fit, config, plan, run, stage1.run if stage1 else None)
                 run.finish(config, plan, results)
             except Exception as error:
-                run.fail(config, plan, error, traceback.format_exc())
+                with contextlib.suppress(RunError):  # where the disk is full, the run stays interrupted
+                    run.fail(config, plan, error, traceback.format_exc())
                 raise
         return Outcome(overrides, "finished", str(run.path))
     except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM: not failed, the same command goes on
@@ -107,6 +109,9 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
         return Outcome(overrides, "busy", str(run.path) if run else None, str(error))
     except LabError as error:
         return Outcome(overrides, "failed", str(run.path) if run else None, str(error))
+    except OSError as error:
+        where = run.path if run else Path(config["runs_dir"])
+        return Outcome(overrides, "failed", str(where) if run else None, str(RunError.of(where, error)))
     except Exception as error:  # a fault of ours: its traceback is needed
         log.error("%s", traceback.format_exc())
         return Outcome(overrides, "failed", str(run.path) if run else None, f"{type(error).__name__}: {error}")

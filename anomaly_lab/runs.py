@@ -27,6 +27,8 @@ from anomaly_lab.errors import RunError
 
 Status = Literal["new", "running", "interrupted", "failed", "finished"]
 
+_HALF_WRITTEN = (".*.*-*", ".scores.csv", "checkpoints/*.tmp")  # before they get their names
+
 _PACKAGES = (
     "anomaly_lab",
     "torch",
@@ -218,7 +220,10 @@ class Run:
             )
 
     def start(self, config: Config, plan: DataPlan) -> None:
-        """Write what is going to be run, and mark it running."""
+        """Write what is going to be run, and mark it running; what a killed process left half-written goes."""
+        for pattern in _HALF_WRITTEN:
+            for path in self.path.glob(pattern):
+                path.unlink()
         write_json(self.split_file, plan.split.to_json())
         write_text(self.config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         self._write("running", config, plan, {})
@@ -313,7 +318,7 @@ def write_text(path: Path, text: str) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error}. What was there before is untouched.") from None
+        raise RunError.of(path, error) from None
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

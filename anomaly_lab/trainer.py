@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from anomaly_lab.config import Config
-from anomaly_lab.errors import ConfigError
+from anomaly_lab.errors import ConfigError, RunError
 from anomaly_lab.ranks import world_size
 
 # Lightning's advice that does not apply: the cache makes loading cheap, short epochs are meant, and so on.
@@ -38,12 +38,21 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it; Lightning's way copies it from $TMPDIR."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the checkpoint whole or not at all."""
+        """Write the checkpoint whole or not at all.
+
+        Raises:
+            RunError: if the disk does not take it.
+        """
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(".tmp")
-        torch.save(checkpoint, temporary)
-        temporary.replace(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:  # whose errors say what is wrong with the disk
+                torch.save(checkpoint, file)
+            temporary.replace(target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise RunError.of(target, error) from None
 
 
 def make_trainer(config: Config, *, takes_turns: bool = False, **arguments: Any) -> Trainer:
