@@ -72,6 +72,7 @@ def test_the_command_is_understood(page, command, tmp_path, monkeypatch):
 
 NOT_HERE = {  # what a command needs that no test machine has
     "dashboard": "a server",
+    "devices=4": "four GPUs",
     "submitit_slurm": "a cluster; test_launchers.py runs its local twin",
     "launcher=ray": "Ray, whose launcher is installed apart",
     "sweeper=optuna": "Optuna, which is installed apart",
