@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow ranks faults lint format type bench lock wheel clean
+.PHONY: help setup demo test test-slow ranks faults attack lint format type bench lock wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ ranks: setup ## train and score on one, two and three processes, and compare
 
 faults: setup ## kill training and sweeps at random moments, fill the disk, and go on
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_crashes.py
+
+attack: setup ## files of strangers: attacks, and damage at random
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_strangers.py tests/test_network.py
 
 bench: setup ## compare with a hand-written training loop, side by side
 	$(BIN)/python -m benchmarks

@@ -20,8 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import save_image
 
 from anomaly_lab.errors import TrainingError
+from anomaly_lab.files import write_text
 from anomaly_lab.ranks import mean_over_ranks, sum_over_ranks, world_size
-from anomaly_lab.runs import write_text
 
 
 class History(Callback):

@@ -11,7 +11,8 @@ from typing import Any
 from anomaly_lab.config import Config, check_values, compose, with_run
 from anomaly_lab.data.plan import DataPlan, load_options, make_dataset
 from anomaly_lab.errors import RunError
-from anomaly_lab.runs import Run, write_json
+from anomaly_lab.files import write_json
+from anomaly_lab.runs import Run
 
 log = logging.getLogger("anomaly_lab")
 

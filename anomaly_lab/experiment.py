@@ -7,11 +7,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, PrivateAttr, ValidationError, model_validator
 
 from anomaly_lab.config import shipped
 from anomaly_lab.errors import ConfigError, nearest
+from anomaly_lab.files import read_yaml
 from anomaly_lab.metrics.statistics import CLOSE
 
 Axis = Literal["datasets", "methods", "metrics"]
@@ -202,8 +202,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _mapping(path: Path) -> dict[str, Any]:
     """A YAML file of names and what they stand for; names such as 16 are text."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} has to hold names and what they stand for, `title: ...` for example.")

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from anomaly_lab.config import Config, compose, with_run
 from anomaly_lab.detector import Detector, load
 from anomaly_lab.errors import ConfigError, RunError, require
+from anomaly_lab.files import write_json
 from anomaly_lab.models.base import AnomalyModel
-from anomaly_lab.runs import Run, write_json
+from anomaly_lab.runs import Run
 
 log = logging.getLogger("anomaly_lab")
 

@@ -8,6 +8,7 @@ import pickle
 import resource
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +247,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         RunError: if the file is missing, truncated, or holds anything else.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a stranger's file, about how it might be read after all
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(
             f"{path} is missing: `last` is there once a run is trained, `best` if it was trained with checkpoint=best."

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from anomaly_lab.config import Config, check_values, compose, conf_dir, option_of, own_options
 from anomaly_lab.data.plan import DataPlan, make_plan
 from anomaly_lab.errors import ConfigError, DataError
+from anomaly_lab.files import write_json
 from anomaly_lab.metrics.scores import PIXEL_COUNTS, ScoreTable
 from anomaly_lab.runs import Run
 
@@ -109,7 +110,6 @@ def _scored(
     """The results for metrics.json; scores.csv, leakage.json and the figures are written on the way."""
     from anomaly_lab.metrics.image import image_metrics
     from anomaly_lab.reporting.figures import draw_all
-    from anomaly_lab.runs import write_json
     from anomaly_lab.score import describe_split
 
     about = describe_split(plan, run.splits)

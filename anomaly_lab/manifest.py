@@ -13,7 +13,7 @@ from anomaly_lab.data.known_layouts import LAYOUTS, Row, coco, guess
 from anomaly_lab.data.manifest import COLUMNS
 from anomaly_lab.data.records import GOOD
 from anomaly_lab.errors import ConfigError, DataError, require
-from anomaly_lab.runs import csv_text, write_text
+from anomaly_lab.files import csv_text, write_text
 
 log = logging.getLogger("anomaly_lab")
 

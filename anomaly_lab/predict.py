@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import logging
 import math
 import os
@@ -23,8 +22,9 @@ from anomaly_lab.data.digests import digest
 from anomaly_lab.data.records import IMAGE_SUFFIXES, files_below, image_files
 from anomaly_lab.data.store import WORKERS
 from anomaly_lab.errors import ConfigError, DataError, RunError, require
+from anomaly_lab.files import read_json, write_json
 from anomaly_lab.predictions import PredictionTable
-from anomaly_lab.runs import Run, hold, write_json
+from anomaly_lab.runs import Run, hold
 
 if TYPE_CHECKING:
     from anomaly_lab.detector import Detector, Pixels, Result
@@ -182,7 +182,7 @@ def _table(run: Run, detector: Detector, output: Path, asked: Config) -> Predict
         shutil.rmtree(output / _OVERLAY_FOLDER, ignore_errors=True)
     if path.exists():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_json(path)
             others = {
                 key: (before[key], value) for key, value in about.items() if before[key] != value and key != "run"
             }

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from anomaly_lab.config import own_options, require_options
 from anomaly_lab.errors import ConfigError, RunError, require
+from anomaly_lab.files import write_text
 from anomaly_lab.list_runs import find
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting.page.build import Source, page
 from anomaly_lab.reporting.run_list import Entry
-from anomaly_lab.runs import Run, write_text
+from anomaly_lab.runs import Run
 
 log = logging.getLogger("anomaly_lab")
 

@@ -1,18 +1,13 @@
-"""A run directory: where its files are, whether it is finished, and writing them whole or not at all."""
+"""A run directory: where its files are, whether it is finished, and who works on it."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
-import io
-import json
-import os
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +19,7 @@ from anomaly_lab.config import Config, hash_basis, hash_of
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.splits import Split
 from anomaly_lab.errors import RunError
+from anomaly_lab.files import read_json, read_yaml, write_json, write_text
 
 Status = Literal["new", "running", "interrupted", "failed", "finished"]
 
@@ -111,7 +107,7 @@ class Run:
             RunError: if the file is no JSON object with a known status.
         """
         try:
-            content = json.loads(self.metrics_file.read_text(encoding="utf-8"))
+            content = read_json(self.metrics_file)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -129,10 +125,10 @@ class Run:
             RunError: if the folder is no run, or its configuration is damaged.
         """
         try:
-            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+            content = read_yaml(self.config_file)
         except FileNotFoundError:
             raise RunError(f"{self.path} is no run directory: it has no config.yaml.") from None
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             raise RunError(f"{self.config_file} cannot be read: {error}") from None
         if not isinstance(content, dict) or not {"model", "dataset", "trainer", "seed"} <= content.keys():
             raise RunError(f"{self.config_file} is not the configuration of a run.")
@@ -141,7 +137,7 @@ class Run:
     def split(self) -> Split:
         """The stored split."""
         try:
-            return Split.from_json(json.loads(self.split_file.read_text(encoding="utf-8")))
+            return Split.from_json(read_json(self.split_file))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.split_file} cannot be read: {error}") from None
 
@@ -177,7 +173,7 @@ class Run:
             RunError: if it is damaged.
         """
         try:
-            content: dict[str, Any] = json.loads(self.threshold_file.read_text(encoding="utf-8"))
+            content: dict[str, Any] = read_json(self.threshold_file)
             float(content["threshold"])
         except FileNotFoundError:
             return None
@@ -300,40 +296,6 @@ def hold(folder: Path) -> Iterator[None]:
                     raise RunBusyError(f"{folder} is being worked on by another process.") from None
                 time.sleep(patience)
         yield
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: to a temporary one beside it, then renamed over it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise RunError.of(path, error) from None
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of the same columns as CSV, with their names above; nothing without any row."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all; not-a-number has no place in it."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def flat_options(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from anomaly_lab.data.leakage import find_leaks, thumbnails
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.records import Record
 from anomaly_lab.data.store import ImageStore
+from anomaly_lab.files import read_json, write_json
 from anomaly_lab.metrics.evaluation import Gathered
 from anomaly_lab.metrics.floors import floors
 from anomaly_lab.metrics.image import image_metrics
@@ -27,7 +27,6 @@ from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.ranks import rank
 from anomaly_lab.reporting.figures import draw_all, leakage_figure
 from anomaly_lab.reporting.segmentations import best_median_worst
-from anomaly_lab.runs import write_json
 from anomaly_lab.single import pictures, seconds_per_image
 from anomaly_lab.trainer import make_trainer
 
@@ -127,7 +126,7 @@ def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
     }
     path = folder / f"{hash_of(key)[:8]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError):  # missing or damaged: computed anew
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kept: dict[str, Any] = read_json(path)
         if kept["key"] == key:
             return kept
     store = plan.store(_FLOOR_SIZE)

@@ -16,10 +16,11 @@ import yaml
 
 from anomaly_lab.config import compose, conf_dir, hash_of, option_of, plain_path, resolve, sweep_values
 from anomaly_lab.errors import LabError, RunError, nearest, require
+from anomaly_lab.files import write_json
 from anomaly_lab.hardware import one_of_many, share_cores
 from anomaly_lab.jobs import Outcome, run_job
 from anomaly_lab.reporting.tables import duration
-from anomaly_lab.runs import Run, hold, write_json
+from anomaly_lab.runs import Run, hold
 
 log = logging.getLogger("anomaly_lab")
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from anomaly_lab.config import own_options, require_options, run_dirs
 from anomaly_lab.errors import ConfigError, RunError, require
+from anomaly_lab.files import write_json
 from anomaly_lab.metrics.image import confusion_rates
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.metrics.thresholds import by_cost, by_false_alarms
 from anomaly_lab.reporting.thresholds import threshold_table
-from anomaly_lab.runs import Run, write_json
+from anomaly_lab.runs import Run
 
 log = logging.getLogger("anomaly_lab")
 

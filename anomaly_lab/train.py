@@ -5,7 +5,6 @@ Nothing here imports torch: a finished run is recognised in a second.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from anomaly_lab.config import (
     with_plain_paths,
 )
 from anomaly_lab.errors import ConfigError, RunError, nearest
+from anomaly_lab.files import read_json
 from anomaly_lab.jobs import Outcome, run_job
 from anomaly_lab.runs import Run
 from anomaly_lab.sweep import best, hand_to_hydra, multirun, show, with_sweep
@@ -108,6 +108,6 @@ def _show_single(outcome: Outcome) -> None:
         lacks = "logger=wandb" in outcome.overrides and run.config()["logger"]["name"] != "wandb"
         sent = " and nothing sent" if lacks else ""
         log.info("This run is finished; nothing was trained%s. force=true runs it again.", sent)
-    for sentence in (*run.split().notes, json.loads(run.leakage_file.read_text(encoding="utf-8"))["sentence"]):
+    for sentence in (*run.split().notes, read_json(run.leakage_file)["sentence"]):
         log.info("%s", sentence)
     log.info("Run directory: %s\nLook at:       %s", run.path, run.path / "figures")

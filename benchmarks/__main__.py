@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomaly_lab.errors import LabError, nearest
-from anomaly_lab.runs import write_json
+from anomaly_lab.files import write_json
 from anomaly_lab.trainer import quieten
 from benchmarks import cache, ganomaly, pixels, precision, search, segmenter, step
 from benchmarks.machine import machine

@@ -94,6 +94,7 @@ _TALLIES = pytest.StashKey[dict]()
 
 def pytest_configure(config):
     config.stash[_TALLIES] = {}
+    config.tallies = _TALLIES  # for fixtures of a module
 
 
 @pytest.fixture

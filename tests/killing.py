@@ -15,7 +15,7 @@ import traceback
 
 import torch
 
-from anomaly_lab import fit, jobs, runs
+from anomaly_lab import files, fit, jobs, runs
 from anomaly_lab.callbacks import SeedEachBatch
 from anomaly_lab.cli import main
 from anomaly_lab.trainer import WholeCheckpoints
@@ -114,9 +114,9 @@ def _tell(phase):
     WholeCheckpoints.save_checkpoint = phase.during("checkpoint", WholeCheckpoints.save_checkpoint)
     jobs.FirstStage.train = phase.after("stages", jobs.FirstStage.train)
     fit.score = phase.during("scoring", fit.score)
-    write = runs.write_text
+    write = files.write_text
     slowly = phase.during("metrics", write)
-    runs.write_text = lambda path, text: (slowly if path.name == "metrics.json" else write)(path, text)
+    files.write_text = lambda path, text: (slowly if path.name == "metrics.json" else write)(path, text)
 
     save = torch.save
 

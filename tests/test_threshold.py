@@ -9,7 +9,8 @@ from run_files import rows_of
 
 from anomaly_lab import load
 from anomaly_lab.cli import main
-from anomaly_lab.runs import Run, csv_text
+from anomaly_lab.files import csv_text
+from anomaly_lab.runs import Run
 
 COSTS = ["miss_cost=10", "false_alarm_cost=1", "defect_rate=0.1"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_lab.errors import DataError
+from anomaly_lab.files import read_json
 from anomaly_lab.types import DEFECTIVE, IGNORE
 
 log = logging.getLogger("anomaly_lab")
@@ -133,7 +133,7 @@ def read_annotations(path: Path) -> Annotations:
 @lru_cache(maxsize=64)  # a COCO file is asked for each of its images
 def _read(path: Path, changed: int, size: int) -> Annotations:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if isinstance(content, dict) and isinstance(content.get("shapes"), list):
             return Annotations((_labelme(content, path),), is_labelme=True)
         if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():

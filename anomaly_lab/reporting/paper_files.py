@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_lab.experiment import Axis, Cell
+from anomaly_lab.files import csv_text, write_text
 from anomaly_lab.reporting.paper_table import Grid, difference_rows, here, notes, number_text, printed_text
 from anomaly_lab.reporting.reproduction import Reproduction
 from anomaly_lab.reporting.tables import MISSING
-from anomaly_lab.runs import csv_text, write_text
 
 
 def write(found: Reproduction, folder: Path) -> list[Path]:

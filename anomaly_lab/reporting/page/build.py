@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_lab.errors import RunError
+from anomaly_lab.files import read_json
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting.cases import gallery_rows
 from anomaly_lab.reporting.figures import read_gallery
@@ -218,7 +219,7 @@ def _shown(source: Source, gaps: list[str]) -> dict[str, Any]:
         "strips": [],
     }
     try:
-        leakage = json.loads(run.leakage_file.read_text(encoding="utf-8"))
+        leakage = read_json(run.leakage_file)
         shown["leakage"] = leakage["sentence"]
     except (OSError, ValueError, KeyError):
         gaps.append(f"{run.leakage_file} cannot be read.")
