@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
 def parse(arguments: Sequence[str]) -> Request:
     """The command line: one name, `seeds=`, `settings=`, `output=`, Hydra's launcher, and overrides of `train`.
 
-    `dataset=` and `model=` choose among the experiment's; another dataset stands in for all of them.
+    `dataset=` and `model=` choose among the experiment's (`model=ae,unet`); another dataset stands in for all of them.
 
     Raises:
         ConfigError: if it is not understood.
@@ -117,20 +117,17 @@ def parse(arguments: Sequence[str]) -> Request:
 def _narrowed(experiment: Experiment, overrides: Sequence[str]) -> tuple[Experiment, list[str]]:
     """The experiment on what `dataset=`, `dataset.category=` and `model=` choose, and the other overrides."""
     given = {option_of(text): text for text in overrides}
-    chosen = {
-        "datasets": [given[key] for key in ("dataset", "dataset.category") if key in given],
-        "methods": [given[key] for key in ("model",) if key in given],
-    }
     update: dict[str, Any] = {}
-    for axis, texts in chosen.items():
-        if texts:
-            entries: dict[str, tuple[str, ...]] = getattr(experiment, axis)
-            fitting = {name: own for name, own in entries.items() if set(texts) <= set(own)}
-            if axis == "methods" and not fitting:
-                known = dict.fromkeys(text for own in entries.values() for text in own if option_of(text) == "model")
-                raise ConfigError(f"{experiment.name} has no {texts[0]}: {', '.join(known)}.")
-            update[axis] = fitting or {"-".join(text.partition("=")[2] for text in texts): tuple(texts)}
-    rest = [text for text in overrides if not any(text in texts for texts in chosen.values())]
+    if where := [given[key] for key in ("dataset", "dataset.category") if key in given]:
+        fitting = {name: own for name, own in experiment.datasets.items() if set(where) <= set(own)}
+        update["datasets"] = fitting or {"-".join(text.partition("=")[2] for text in where): tuple(where)}
+    if "model" in given:
+        wanted = {f"model={name}" for name in given["model"].partition("=")[2].split(",")}
+        known = dict.fromkeys(text for own in experiment.methods.values() for text in own if option_of(text) == "model")
+        if unknown := sorted(wanted - known.keys()):
+            raise ConfigError(f"{experiment.name} has no {unknown[0]}: {', '.join(known)}.")
+        update["methods"] = {name: own for name, own in experiment.methods.items() if wanted & set(own)}
+    rest = [text for text in overrides if option_of(text) not in ("dataset", "dataset.category", "model")]
     narrowed = experiment.narrowed(update)
     for entries in (narrowed.datasets, narrowed.methods):
         for text in rest:

@@ -101,6 +101,7 @@ def test_a_job_that_fails_is_named_and_the_others_are_shown(tmp_path, capsys):
         (["dpae/table4", "seed=1"], "seeds=3 says how many"),
         (["dpae/table4", "--dryrun"], "'--dry-run'"),
         (["dpae/table4", "model=unet"], "has no model=unet: model=ae_l2"),
+        (["dpae/table4", "model=vae,unet"], "has no model=unet: model=ae_l2"),
         (["dpae/table4", "settings=tinny"], "'tiny'"),
         (["dpae/table4", "trainer.max_epoch=1"], "trainer.max_epochs"),
     ],
@@ -205,3 +206,9 @@ def test_two_at_once_on_one_folder_make_each_run_once(tmp_path):
     assert len(trained) == len(set(trained)) == 5
     rows = rows_of(tmp_path / "tables/dpae/table5-synthetic-tiny/table.csv")
     assert all(row["mean"] for row in rows if row["metric"] == "AUC")
+
+
+def test_some_of_a_table_s_methods_are_chosen():
+    assert list(parse(["ae_unet/table2", "model=pca,unet", "dataset=mt"]).experiment.methods) == ["PCA", "UNet"]
+    # one model may be several methods
+    assert len(parse(["dpae/table5", "model=dpae"]).experiment.methods) == 3
