@@ -48,7 +48,7 @@ faults: setup ## kill training and sweeps at random moments, fill the disk, and 
 	$(BIN)/python -m pytest -m "slow or not slow" tests/test_crashes.py
 
 attack: setup ## files of strangers: attacks, and damage at random
-	$(BIN)/python -m pytest -m "slow or not slow" tests/test_strangers.py tests/test_network.py
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_strangers.py tests/test_get_data.py tests/test_network.py
 
 bench: setup ## compare with a hand-written training loop, side by side
 	$(BIN)/python -m benchmarks

@@ -22,13 +22,14 @@ VERBS = {
     "compare": "what differs between two runs, and what that did to their scores",
     "dashboard": "what a project at Weights & Biases shows, as code",
     "import": "make a run of another tool's scores",
+    "data": "get a public dataset, or unpack an archive of it",
     "manifest": "write down what a folder holds, as a CSV file to train on",
     "runs": "list the runs of a folder and the sweeps at work, clean what failed",
     "doctor": "say what this machine can do, and which datasets it finds",
 }
 
-# verbs whose file has another name: runs.py is the run directory, dashboard.py a run's, import a keyword
-_MODULES = {"runs": "list_runs", "import": "import_scores", "dashboard": "workspace"}
+# verbs whose file has another name: runs.py is the run directory, dashboard.py a run's, import a keyword, data a folder
+_MODULES = {"runs": "list_runs", "import": "import_scores", "dashboard": "workspace", "data": "get_data"}
 
 _EXAMPLES = {
     "train": """\
@@ -105,6 +106,14 @@ Scores of another tool, to stand in the same tables: a CSV with the columns path
   anomaly-lab import scores.csv name=patchcore dataset=mt maps=DIR pixel_threshold=0.5
 Rows for val's normal images give the threshold to deploy. `reproduce` shows it beside the methods of the same split.
 """,
+    "data": """\
+Into its folder below ANOMALY_LAB_DATA, or into root=DIR; a download that broke off goes on:
+  anomaly-lab data get mt
+  anomaly-lab data get crackforest root=DIR
+An archive that you have (mvtec, one category or all; apsd, rsd, mt, crackforest):
+  anomaly-lab data prepare mvtec carpet.tar.xz
+Files are compared with the known ones; checked=false takes others.
+""",
     "manifest": """\
 A CSV file with path, label, mask, group and split of each picture, for layouts that people have (recognised, or by
 name: visa, btad, mvtec, mvtec_ad_2, kolektor2, labelme), or from a COCO file:
@@ -149,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "compare": " RUN_A RUN_B",
             "threshold": " RUN_DIR",
             "manifest": " DIR",
+            "data": " get|prepare NAME [ARCHIVE]",
             "import": " FILE.csv",
         }.get(verb, "")
         print(f"anomaly-lab {verb}{what} [key=value ...]: {VERBS[verb]}\n\n{_EXAMPLES[verb]}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from anomaly_lab import list_runs, manifest, report, reproduce, threshold, workspace
+from anomaly_lab import get_data, list_runs, manifest, report, reproduce, threshold, workspace
 from anomaly_lab.cli import VERBS, main
 from anomaly_lab.config import check, compose, conf_dir, option_of, with_plain_paths
 from anomaly_lab.sweep import with_sweep
@@ -20,6 +20,7 @@ from anomaly_lab.sweep import with_sweep
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "experiments/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OWN_OPTIONS = {
+    "data": get_data._OPTIONS,
     "threshold": threshold._OPTIONS,
     "manifest": manifest._OPTIONS,
     "report": report._OPTIONS,
@@ -72,6 +73,7 @@ def test_the_command_is_understood(page, command, tmp_path, monkeypatch):
 
 NOT_HERE = {  # what a command needs that no test machine has
     "dashboard": "a server",
+    "data get": "the network; test_get_data.py has a server of its own",
     "devices=4": "four GPUs",
     "submitit_slurm": "a cluster; test_launchers.py runs its local twin",
     "launcher=ray": "Ray, whose launcher is installed apart",

@@ -38,6 +38,7 @@ class APSD(ImageFolder):
         "normal/ and its 450 defective ones into defect/<type>/, such as defect/blister/."
     )
     licence = "not stated by its authors"
+    marker = "normal"
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         super().__init__(root, normal="normal", defects="defect")

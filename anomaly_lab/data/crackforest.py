@@ -18,10 +18,16 @@ class CrackForest(DefectDataset):
     folder = "crackforest"
     how_to_get = (
         "The CrackForest dataset (Shi, Cui, Qi, Meng and Chen, Automatic road crack detection using random structured "
-        "forests, IEEE Transactions on Intelligent Transportation Systems, 2016) is public on GitHub; the folder has "
-        "to hold image and groundTruth."
+        "forests, IEEE Transactions on Intelligent Transportation Systems, 2016) is public: anomaly-lab data get "
+        "crackforest brings it. The folder has to hold image and groundTruth."
     )
     licence = "non-commercial research"
+    marker = "groundTruth"
+    address = "https://github.com/cuilimeng/CrackForest-dataset/archive/refs/heads/master.zip"
+    files = {  # noqa: RUF012  # of the class
+        "image": (155, "50b61ec7ff8df66893c775ca9657db7103c0664dcf7f780a471407f907af8fa3"),
+        "groundTruth": (118, "891f99f2749632f31a223c0ae1a951fca29395fba7070e06da06b29b42993956"),
+    }
 
     def scan(self) -> list[Record]:
         """The images with ground truth, all of the type `crack`."""

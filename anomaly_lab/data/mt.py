@@ -25,9 +25,19 @@ class MagneticTile(DefectDataset):
     folder = "magnetic_tile"
     how_to_get = (
         "The Magnetic Tile defect dataset of Huang, Qiu and Yuan (Surface defect saliency of magnetic tile, The Visual "
-        "Computer, 2020) is public on GitHub; the folder has to hold MT_Free, MT_Blowhole and the other classes."
+        "Computer, 2020) is public: anomaly-lab data get mt brings it. The folder has to hold MT_Free, MT_Blowhole and the other classes."
     )
     licence = "research use, cite the paper"
+    marker = "MT_Free/Imgs"
+    address = "https://github.com/abin24/Magnetic-tile-defect-datasets./archive/refs/heads/master.zip"
+    files = {  # noqa: RUF012  # of the class
+        "MT_Blowhole": (230, "a711a0a2de61cdc8641d94bdcfef3b1d206294d11e302e4366df5b068cd959d0"),
+        "MT_Break": (170, "78c1e940633f3dd2a919ba07d44bb9f582885cd4cdfd4afe374e4d9b8cc98350"),
+        "MT_Crack": (114, "d784a150e3ae950e858585f2d866c8c531fa695598b4f9a2a2f3496525786b61"),
+        "MT_Fray": (64, "5de7c3ff65f14e2ab7a134a8783d2a7b7240dfb910faa3e744b7b7e85f2b8d47"),
+        "MT_Free": (1904, "6b835710c921904ded505823ae6ce29570f23bbc12ed43c836a810369a9e8b4f"),
+        "MT_Uneven": (206, "ef82c7212bd11bde8ce17aa663e72c0b39ae3a9c81a4aa936b4e301f5bbe924e"),
+    }
 
     def scan(self) -> list[Record]:
         """All images; the folder gives the label, since four defective images have an empty mask."""

@@ -45,9 +45,10 @@ class MVTecAD(DefectDataset):
     folder = "mvtec_ad"
     how_to_get = (
         "MVTec AD (Bergmann, Fauser, Sattlegger and Steger, CVPR 2019) is on the research pages of MVTec Software; "
-        "unpack it so that the folder holds carpet, grid and the other categories."
+        "anomaly-lab data prepare mvtec ARCHIVE unpacks it. The folder has to hold carpet, grid and the other categories."
     )
     licence = "CC BY-NC-SA 4.0"
+    marker = "*/train/good"
 
     def __init__(self, root: str | os.PathLike[str] | None = None, category: str = "") -> None:
         super().__init__(root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -52,6 +52,9 @@ class DefectDataset(ABC):
     inside: ClassVar[str] = ""  # the part of that folder it needs
     how_to_get: ClassVar[str]  # one or two sentences for whoever does not have it
     licence: ClassVar[str]
+    marker: ClassVar[str] = ""  # a pattern below its root that is in any archive of it, and in no other
+    address: ClassVar[str | None] = None  # of such an archive, as published
+    files: ClassVar[Mapping[str, tuple[int, str]]] = {}  # of folders, how many files and a hash of what they hold
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         self._given_root = root

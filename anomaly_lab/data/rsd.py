@@ -22,6 +22,7 @@ class RSD(ImageFolder):
         "normal/ and its 450 defective ones into defect/."
     )
     licence = "not stated by its authors"
+    marker = "normal"
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         super().__init__(root, normal="normal", defects="defect")

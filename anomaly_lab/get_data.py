@@ -1,0 +1,116 @@
+"""`anomaly-lab data get|prepare NAME`: a public dataset, brought into the folder that its layout wants."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from anomaly_lab.config import conf_dir, locate, own_options, require_options
+from anomaly_lab.data.archives import move_into, unpacked
+from anomaly_lab.data.digests import digest
+from anomaly_lab.data.download import download
+from anomaly_lab.data.records import DATA_VARIABLE, DefectDataset, files_below
+from anomaly_lab.data.store import cache_dir
+from anomaly_lab.errors import ConfigError, DataError, require
+
+log = logging.getLogger("anomaly_lab")
+
+_OPTIONS = ("root", "address", "checked")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `anomaly-lab data ACTION NAME [ARCHIVE] [root=DIR]`."""
+    words = [text for text in arguments if "=" not in text or Path(text).is_file()]
+    require_options("data", [text for text in arguments if text not in words], _OPTIONS)
+    asked = own_options([text for text in arguments if text not in words], _OPTIONS)
+    if len(words) < 2:
+        raise ConfigError("data takes an action and a dataset: data get mt, or data prepare mvtec ARCHIVE.")
+    action, name, *archives = words
+    require("data", action, ("get", "prepare"))
+    dataset = _datasets().get(name)
+    if dataset is None:
+        require("dataset", name, _datasets())
+        raise AssertionError
+    if (action == "prepare") != (len(archives) == 1):
+        raise ConfigError(
+            "data get takes a dataset and no file: data get mt."
+            if action == "get"
+            else f"data prepare takes one archive: data prepare {name} FILE. {dataset.how_to_get}"
+        )
+    require("checked", asked.get("checked", "true"), ("true", "false"))
+    target = _target(dataset, asked)
+    log.info("%s: %s. Terms: %s.", name, dataset.how_to_get.rstrip("."), dataset.licence)
+    if action == "prepare":
+        archive = Path(archives[0]).expanduser()
+        if not archive.is_file():
+            raise ConfigError(f"{archive} is no file.")
+        prepare(dataset, archive, target, checked=asked.get("checked", "true") == "true")
+    else:
+        address = asked.get("address") or dataset.address
+        if address is None:
+            raise ConfigError(
+                f"{name} has no address to get it from: data prepare {name} ARCHIVE. {dataset.how_to_get}"
+            )
+        archive = cache_dir() / "downloads" / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+        if not archive.exists():
+            log.info("From %s%s", address, "" if "address" in asked else " (an address that was not tried yet)")
+            download(address, archive)
+        prepare(dataset, archive, target, checked=asked.get("checked", "true") == "true")
+        archive.unlink()
+    log.info("%s is in %s.", name, target)
+    return 0
+
+
+def prepare(dataset: type[DefectDataset], archive: Path, target: Path, *, checked: bool) -> None:
+    """Unpack an archive, find the dataset in it, see that it is what it should be, and bring it to its folder.
+
+    Raises:
+        DataError: if the archive is damaged or hostile, holds no such dataset, or other files than known; nothing is
+            left then.
+    """
+    with unpacked(archive, target) as folder:
+        places = sorted(folder.rglob(dataset.marker), key=lambda path: (len(path.parts), path))
+        if not places:
+            raise DataError(f"{archive}: there is no {dataset.marker} in it. {dataset.how_to_get}")
+        found = places[0]
+        for _ in Path(dataset.marker).parts:
+            found = found.parent
+        if checked and dataset.files:
+            _check(found, dataset.files, archive)
+        move_into(found, target)
+
+
+def _check(root: Path, known: Mapping[str, tuple[int, str]], archive: Path) -> None:
+    """Compare each folder's files with what is known of them."""
+    for folder, (count, expected) in known.items():
+        there = root / folder
+        names = sorted(path.relative_to(root).as_posix() for path in files_below(there)) if there.is_dir() else []
+        text = "".join(f"{name} {digest(root / name)}\n" for name in names)
+        if hashlib.sha256(text.encode()).hexdigest() != expected:
+            raise DataError(
+                f"{archive}: {folder} has {len(names)} files, and not those that are known ({count}). Get it again, or "
+                "take it as it is: checked=false."
+            )
+
+
+def _datasets() -> dict[str, type[DefectDataset]]:
+    """The public datasets by name."""
+    found = {}
+    for path in sorted((conf_dir() / "dataset").glob("[!_]*.yaml")):
+        dataset = locate(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"], DefectDataset)
+        if dataset.marker and dataset.name == path.stem:
+            found[path.stem] = dataset
+    return found
+
+
+def _target(dataset: type[DefectDataset], asked: Mapping[str, str]) -> Path:
+    if "root" in asked:
+        return Path(asked["root"]).expanduser().absolute()
+    if parent := os.environ.get(DATA_VARIABLE):
+        return Path(parent).expanduser().absolute() / dataset.folder
+    raise ConfigError(f"Where to? Give root=DIR, or set {DATA_VARIABLE} to the folder that holds all datasets.")
