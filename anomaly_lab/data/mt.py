@@ -25,7 +25,8 @@ class MagneticTile(DefectDataset):
     folder = "magnetic_tile"
     how_to_get = (
         "The Magnetic Tile defect dataset of Huang, Qiu and Yuan (Surface defect saliency of magnetic tile, The Visual "
-        "Computer, 2020) is public: anomaly-lab data get mt brings it. The folder has to hold MT_Free, MT_Blowhole and the other classes."
+        "Computer, 2020) is public: anomaly-lab data get mt brings it. The folder has to hold MT_Free, MT_Blowhole and "
+        "the other classes."
     )
     licence = "research use, cite the paper"
     marker = "MT_Free/Imgs"

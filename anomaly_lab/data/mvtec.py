@@ -45,7 +45,8 @@ class MVTecAD(DefectDataset):
     folder = "mvtec_ad"
     how_to_get = (
         "MVTec AD (Bergmann, Fauser, Sattlegger and Steger, CVPR 2019) is on the research pages of MVTec Software; "
-        "anomaly-lab data prepare mvtec ARCHIVE unpacks it. The folder has to hold carpet, grid and the other categories."
+        "anomaly-lab data prepare mvtec ARCHIVE unpacks it. The folder has to hold carpet, grid and the other "
+        "categories."
     )
     licence = "CC BY-NC-SA 4.0"
     marker = "*/train/good"
