@@ -106,33 +106,56 @@ class SaveWhenTerminated(Callback):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._tell)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Stop, on all ranks after the same step; the last one of an epoch is followed by a checkpoint anyway.
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Save and stop, on all ranks after the same step; what is fitted at once begins anew.
+
+        The last step of an epoch is followed by a checkpoint anyway, and then by a stop.
 
         Raises:
             KeyboardInterrupt: once saved.
         """
-        told = torch.tensor(float(self._told))
-        if sum_over_ranks(told) and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.path)
+        if not trainer.is_last_batch and self._is_told():
+            if not pl_module.fits_once:
+                trainer.save_checkpoint(self.path)
             raise KeyboardInterrupt
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop between two epochs."""
+        self._stop()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before what was trained is scored."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._is_told():
+            raise KeyboardInterrupt
+
+    def _is_told(self) -> bool:
+        return bool(sum_over_ranks(torch.tensor(float(self._told))))
 
     def _tell(self, *_: object) -> None:
         self._told = True
 
 
-class AverageBatchNorm(Callback):
-    """Gives all ranks the mean of their batch norms' running statistics after each step.
+class AfterStep(Callback):
+    """What follows a step: all ranks get the mean of their batch norms' running statistics, and the model has its say.
 
-    Where `SyncBatchNorm` normalises by the whole batch, on GPUs, they agree already.
+    Where `SyncBatchNorm` normalises by the whole batch, on GPUs, the statistics agree already.
     """
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Average, before anything follows the step, such as a teacher."""
-        layers = [m for m in pl_module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-        if world_size() == 1 or not layers:
-            return
+        """Average, then let the model go on, before anything is saved."""
+        if world_size() > 1:
+            self._average(pl_module)
+        pl_module.after_step()  # type: ignore[operator]  # an AnomalyModel
+
+    @staticmethod
+    def _average(model: LightningModule) -> None:
+        layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
         statistics = [s for m in layers for s in (m.running_mean, m.running_var) if s is not None]
+        if not statistics:
+            return
         means = mean_over_ranks(torch.cat(statistics))
         for old, new in zip(statistics, torch.split(means, [len(s) for s in statistics]), strict=True):
             old.copy_(new)

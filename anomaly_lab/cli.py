@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from anomaly_lab.errors import LabError, nearest
+from anomaly_lab.errors import ConfigError, LabError, nearest
 from anomaly_lab.hardware import share_cores, under_torchrun
 
 VERBS = {
@@ -168,10 +168,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not under_torchrun():
             return _run(verb, rest)
-        from anomaly_lab.launch import lead
+        if verb not in ("train", "reproduce") or any(text.startswith("hydra/launcher=") for text in rest):
+            raise ConfigError(
+                f"torchrun starts the processes of a training: {verb} works without it, and a launcher of Hydra's too."
+            )
+        from anomaly_lab.launch import lead, leave
 
         with lead() as leading:
-            return _run(verb, rest) if leading else 0
+            status = _run(verb, rest) if leading else 0
+        leave(status)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from anomaly_lab.callbacks import AverageBatchNorm, History, ProgressBar, Samples, SaveWhenTerminated, SeedEachBatch
+from anomaly_lab.callbacks import AfterStep, History, ProgressBar, Samples, SaveWhenTerminated, SeedEachBatch
 from anomaly_lab.config import ASKED, Config, as_partial, locate
 from anomaly_lab.dashboard import Dashboard, SendEpochs, open_dashboard
 from anomaly_lab.data.datamodule import DefectDataModule
@@ -29,7 +29,7 @@ from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.hardware import shows_bars
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.models.gan import GAN
-from anomaly_lab.ranks import first_rank_first, rank
+from anomaly_lab.ranks import first_rank_first, rank, world_size
 from anomaly_lab.reporting.tables import duration
 from anomaly_lab.runs import Run
 from anomaly_lab.score import score
@@ -96,6 +96,8 @@ def train(
         wants_best = config["checkpoint"] == "best"
         if wants_best and not data.plan.split.lists.get("val"):
             raise ConfigError("checkpoint=best needs held-out images: set dataset.val_fraction or dataset.val_count.")
+        if wants_best and len(data.plan.split.lists["val"]) < world_size():
+            raise ConfigError(f"checkpoint=best needs a held-out image for each of the {world_size()} processes.")
         if config["trainer"]["estimate"] and epochs > 0 and not model.fits_once:
             log.info("%s", estimate(config, model, data, epochs))
         callbacks = training_callbacks(config["seed"], history, run.checkpoints)
@@ -135,7 +137,7 @@ def training_callbacks(
     """What every training has around it; `console` has arguments for the progress bar's."""
     return [
         SeedEachBatch(seed),
-        AverageBatchNorm(),
+        AfterStep(),
         history,
         # ten redraws a second: a redraw at every step costs more than the step's own bookkeeping
         ProgressBar(refresh_rate=10 if shows_bars() else 0, console_kwargs=console or {"force_jupyter": False}),

@@ -39,7 +39,9 @@ def share_cores() -> None:
 
 
 def gpu_count() -> int:
-    """How many NVIDIA GPUs the driver knows."""
+    """How many NVIDIA GPUs the driver knows and CUDA_VISIBLE_DEVICES shows."""
+    if (shown := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([each for each in shown.split(",") if each.strip() not in ("", "-1")])
     gpus = Path("/proc/driver/nvidia/gpus")
     return len(list(gpus.iterdir())) if gpus.is_dir() else 0
 

@@ -10,12 +10,13 @@ import pickle
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import distributed as dist
@@ -26,10 +27,12 @@ from anomaly_lab.hardware import under_torchrun
 from anomaly_lab.ranks import rank
 
 _PATIENCE = timedelta(days=1)  # with the first rank, which may have many images to decode
-_GRACE = 10  # seconds to end in, once asked
+_GRACE = 60  # seconds to end in, once asked: for the step and the checkpoint
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 Work = Callable[..., Any]
+
+_broken: list[BaseException] = []  # what ended the work of processes that torchrun has started
 
 
 def on_ranks(count: int, work: Work, *arguments: Any) -> Any:
@@ -42,8 +45,7 @@ def on_ranks(count: int, work: Work, *arguments: Any) -> Any:
         RunError: if a process ended in any other way.
     """
     if under_torchrun():
-        _tell((work, arguments))
-        return work(*arguments)
+        return _with_the_others(work, arguments)
     if count == 1:
         return work(*arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -54,19 +56,45 @@ def on_ranks(count: int, work: Work, *arguments: Any) -> Any:
 def lead() -> Iterator[bool]:
     """A block for the first of the processes that torchrun has started; the others work for it meanwhile.
 
-    Yields whether this is the first one.
+    Yields whether this is the first one. After an error the others may wait anywhere: the process ends, and with it
+    torchrun ends them.
     """
     dist.init_process_group(timeout=_PATIENCE)
     if rank() > 0:
         _be_quiet()
         while (task := _hear()) is not None:
             work, arguments = task
-            work(*arguments)
+            try:
+                work(*arguments)
+            except Exception:
+                time.sleep(_GRACE)  # the first one says what is wrong, and ends this
+                leave(1)
         yield False
     else:
         yield True
+        if _broken:
+            leave(1)
         _tell(None)
-    dist.destroy_process_group()  # not after an error: torchrun ends the others
+    dist.barrier()  # before either hangs up
+    dist.destroy_process_group()
+
+
+def leave(status: int) -> NoReturn:
+    """End this process at once: on the ordinary way out threads of the process group may still run, which aborts it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _with_the_others(work: Work, arguments: tuple[Any, ...]) -> Any:
+    if _broken:
+        raise RunError("Another job failed, after which the processes cannot go on together: give the command again.")
+    _tell((work, arguments))
+    try:
+        return work(*arguments)
+    except BaseException as error:
+        _broken.append(error)
+        raise
 
 
 def _tell(task: tuple[Work, tuple[Any, ...]] | None) -> None:
@@ -83,18 +111,19 @@ def _hear() -> tuple[Work, tuple[Any, ...]] | None:
 def _spawn(count: int, folder: Path, work: Work, arguments: tuple[Any, ...]) -> Any:
     task = (count, folder, os.getpid(), work, arguments)
     context = spawn(_one, task, nprocs=count, join=False)  # type: ignore[no-untyped-call]  # torch's
-    try:
-        with _interrupted_by(signal.SIGTERM):
+    with _interrupted_by(signal.SIGTERM):
+        try:
             while not context.join():
                 pass
-    except (ProcessRaisedException, ProcessExitedException) as error:
-        raise _cause(folder, error) from None
-    finally:
-        for process in context.processes:
-            process.terminate()
-        for process in context.processes:
-            process.join(_GRACE)
-            process.kill()
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            raise _cause(folder, error) from None
+        finally:
+            for process in context.processes:
+                process.terminate()
+            deadline = time.monotonic() + _GRACE
+            for process in context.processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+                process.kill()
     return pickle.loads((folder / "result").read_bytes())
 
 
@@ -110,11 +139,10 @@ def _one(number: int, count: int, folder: Path, parent: int, work: Work, argumen
     join(number, count, folder / "store")
     try:
         result = work(*arguments)
-    except LabError as error:
-        (folder / f"error-{number}").write_bytes(pickle.dumps(error))
-        raise
-    except Exception:
-        (folder / f"traceback-{number}").write_text(traceback.format_exc(), encoding="utf-8")
+    except Exception as error:
+        said = error if isinstance(error, LabError) else RuntimeError(f"{type(error).__name__}: {error}")
+        said.add_note(traceback.format_exc())
+        (folder / f"error-{number}").write_bytes(pickle.dumps((isinstance(error, LabError), said)))
         raise
     if number == 0:
         (folder / "result").write_bytes(pickle.dumps(result))
@@ -131,16 +159,20 @@ def join(number: int, count: int, store: Path) -> None:
     dist.init_process_group(init_method=f"file://{store}", rank=number, world_size=count, timeout=_PATIENCE)
 
 
-def _cause(folder: Path, error: Exception) -> LabError | RuntimeError:
-    """What one rank raised first; the others fail for want of it."""
-    said = sorted(folder.glob("error-*"), key=lambda path: path.stat().st_mtime_ns)
+def _cause(folder: Path, error: ProcessRaisedException | ProcessExitedException) -> Exception:
+    """What one rank raised first, with its traceback as a note; the others fail for want of it."""
+    files = sorted(folder.glob("error-*"), key=lambda path: path.stat().st_mtime_ns)
+    # a sentence for the user before what a rank says whose peer is gone
+    said = sorted((pickle.loads(path.read_bytes()) for path in files), key=lambda pair: not pair[0])
     if said:
-        cause: LabError = pickle.loads(said[0].read_bytes())
+        cause: Exception = said[0][1]
         return cause
-    if isinstance(error, ProcessRaisedException):
-        told = sorted(folder.glob("traceback-*"), key=lambda path: path.stat().st_mtime_ns)
-        return RuntimeError(told[0].read_text(encoding="utf-8") if told else str(error))
-    return RunError(f"One of the processes that train together was ended ({error}): out of memory, perhaps.")
+    if getattr(error, "signal_name", None):
+        return RunError(f"One of the processes that train together was ended by {error}: out of memory, perhaps.")
+    return RunError(
+        f"One of the processes that train together ended: {error}. A script that trains on several devices needs "
+        "`if __name__ == '__main__':` around what it does."
+    )
 
 
 def _be_quiet() -> None:
@@ -150,7 +182,7 @@ def _be_quiet() -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Let the kernel end this process with its parent, whatever ends that: nobody else holds the run's lock."""
+    """End with the parent, whatever ends that, by the kernel's hand on Linux: nobody else holds the run's lock."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -162,6 +194,7 @@ def _interrupted_by(number: signal.Signals) -> Iterator[None]:
     """Make a signal a keyboard interrupt, so that the ranks are ended too."""
 
     def interrupt(*_: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough
         raise KeyboardInterrupt
 
     try:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomaly_lab.config import Config, compose, with_run
 from anomaly_lab.data.digests import digest
-from anomaly_lab.data.records import IMAGE_SUFFIXES, files_below, image_files
+from anomaly_lab.data.records import IMAGE_SUFFIXES, files_below, image_files, may_be_read
 from anomaly_lab.data.store import WORKERS
 from anomaly_lab.errors import ConfigError, DataError, RunError, require
 from anomaly_lab.files import read_json, write_json
@@ -90,7 +90,7 @@ def find_pictures(source: str, output: Path) -> list[Picture]:
         fixed = path.parts[: next(n for n, part in enumerate(path.parts) if re.search(r"[*?\[]", part))]
         base = Path(*fixed) if fixed else Path()
         found = base.glob(str(path.relative_to(base)))
-        paths = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
+        paths = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and may_be_read(file))
     else:
         raise DataError(f"input={source} is neither a file nor a folder, nor a pattern such as 'DIR/*.png'.")
     inside = (output / _OVERLAY_FOLDER).resolve()

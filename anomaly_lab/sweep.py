@@ -71,7 +71,12 @@ def _composable(overrides: Sequence[str]) -> list[str]:
     def told(text: str) -> str:
         key, _, value = text.partition("=")
         belongs = key.partition(".")[0] in swept and key not in swept
-        return f"{key}=choice({value})" if belongs and len(sweep_values([text])[0]) == 1 else text
+        # null and nothing are no choice; what looks like a sweep already is one, perhaps of one value
+        return (
+            f"{key}=choice({value})"
+            if belongs and value not in ("", "null") and sweep_values([text]) == [[text]]
+            else text
+        )
 
     return list(map(told, overrides))
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -17,6 +19,7 @@ from torch import nn
 
 from anomaly_lab.config import Config
 from anomaly_lab.errors import ConfigError, RunError
+from anomaly_lab.hardware import under_torchrun
 from anomaly_lab.ranks import world_size
 
 # Lightning's advice that does not apply: the cache makes loading cheap, short epochs are meant, and so on.
@@ -62,8 +65,12 @@ def make_trainer(config: Config, *, takes_turns: bool = False, **arguments: Any)
     parameters without gradients, as a GAN's turns do.
     """
     hardware = {key: config["trainer"][key] for key in ("accelerator", "devices", "strategy", "precision")}
-    together: dict[str, Any] = {}
+    together: dict[str, Any] = {"devices": 1}
+    plugins: list[Any] = [WholeCheckpoints()]
     if world_size() > 1:
+        plugins.append(
+            TorchElasticEnvironment() if under_torchrun() else LightningEnvironment()
+        )  # whoever else is here
         here = int(os.environ["LOCAL_WORLD_SIZE"])
         together |= {"devices": here, "num_nodes": world_size() // here}
         if hardware["strategy"] == "auto":
@@ -72,7 +79,7 @@ def make_trainer(config: Config, *, takes_turns: bool = False, **arguments: Any)
     try:
         return Trainer(
             **hardware | together | arguments,
-            plugins=[WholeCheckpoints()],
+            plugins=plugins,
             use_distributed_sampler=False,
             enable_model_summary=False,
             log_every_n_steps=1,

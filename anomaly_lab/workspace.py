@@ -80,6 +80,8 @@ def make_report(entity: str, project: str) -> Report:
     by_dataset = [
         wr.Runset(**where, name=name, filters=f"{finished} and Config('dataset.name') == '{name}'") for name in known
     ]
+    others = " and ".join(f"Config('dataset.name') != '{name}'" for name in known)
+    by_dataset.append(wr.Runset(**where, name="of your own", filters=f"{finished} and {others}"))
     blocks: list[Any] = [wr.TableOfContents()]
     for name, panels in _sections().items():
         runsets = [grouped] if name == "Methods and datasets" else by_dataset

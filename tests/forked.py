@@ -51,10 +51,14 @@ class _End:
 
 
 def _one(work, rank, shares, folder, results):
+    def put(value):
+        faulthandler.dump_traceback_later(_PATIENCE - 10, exit=True)
+        results.put((rank, value))
+
     faulthandler.dump_traceback_later(_PATIENCE - 10, exit=True)
     join(rank, len(shares), folder / "store")
     try:
-        work(shares[rank], lambda value: results.put((rank, value)))
+        work(shares[rank], put)
     except BaseException:
         results.put((rank, _End(traceback.format_exc())))
         raise

@@ -38,19 +38,21 @@ def same_run(found, expected):
     return True
 
 
-@pytest.mark.parametrize("model", ["dpae", "ganomaly", "pi_model"])
+@pytest.mark.parametrize("model", ["dpae", "ganomaly", "mean_teacher", "pca"])
 def test_sigterm_saves_in_the_middle_of_an_epoch_and_no_step_is_done_twice(model, tiny, tmp_path, monkeypatch, capsys):
     options = [text for text in tiny if not text.startswith("model.")]
     options += [f"model={model}", "~recipe", "dataset.label_reserve=3"]
-    options += {"dpae": [], "ganomaly": ["model.width=4"], "pi_model": ["model.width=4"]}[model]
-    if model != "pi_model":
+    small = {"dpae": [], "ganomaly": ["model.width=4"], "mean_teacher": ["model.width=4", "model.levels=2"], "pca": []}
+    options += small[model]
+    if model != "mean_teacher":
         options.append("model.latent_dim=4")
+    stops = (0, 2) if model == "pca" else (1, 2)  # which is fitted in one epoch
     steps = []
     begin = SeedEachBatch.on_train_batch_start
 
     def count(self, trainer, pl_module, batch, batch_idx):
         steps.append((trainer.current_epoch, batch_idx))
-        if ask and steps[-1] == (1, 2):
+        if ask and steps[-1] == stops:
             signal.raise_signal(signal.SIGTERM)
         begin(self, trainer, pl_module, batch, batch_idx)
 
@@ -58,20 +60,43 @@ def test_sigterm_saves_in_the_middle_of_an_epoch_and_no_step_is_done_twice(model
     ask = False
     assert main(["train", *options, f"runs_dir={tmp_path / 'undisturbed'}"]) == 0
     undisturbed, steps[:] = list(steps), []
-    assert len(undisturbed) > 8
+    assert len(undisturbed) > (3 if model == "pca" else 8)
     before = signal.getsignal(signal.SIGTERM)
 
     ask = True
     assert main(["train", *options]) == 130
     assert "goes on where it stopped" in capsys.readouterr().err
-    assert steps[-1] == (1, 2), "it was to stop after that step"
+    assert steps[-1] == stops, "it was to stop after that step"
     assert signal.getsignal(signal.SIGTERM) is before
     path = only_run(tmp_path / "runs")
     assert Run(path).status() == "interrupted"
 
     ask = False
+    if model == "pca":
+        steps.clear()  # it begins anew
     assert main(["train", *options]) == 0
     assert steps == undisturbed
+    assert same_run(path, only_run(tmp_path / "undisturbed"))
+
+
+def test_sigterm_in_the_last_step_of_an_epoch_stops_after_its_checkpoint(tiny, tmp_path, monkeypatch):
+    """Epochs of one batch, of which each step is the last."""
+    one_batch = [*tiny, "dataset.batch_size=64"]
+    assert main(["train", *one_batch, f"runs_dir={tmp_path / 'undisturbed'}"]) == 0
+    begin, asked = SeedEachBatch.on_train_batch_start, []
+
+    def ask(self, trainer, *arguments):
+        if trainer.current_epoch not in asked:
+            asked.append(trainer.current_epoch)
+            signal.raise_signal(signal.SIGTERM)
+        begin(self, trainer, *arguments)
+
+    monkeypatch.setattr(SeedEachBatch, "on_train_batch_start", ask)
+    for epoch in (0, 1):  # the second one is the last
+        assert main(["train", *one_batch]) == 130
+        path = only_run(tmp_path / "runs")
+        assert load_checkpoint(path / "checkpoints/last.ckpt")["epoch"] == epoch
+    assert main(["train", *one_batch]) == 0
     assert same_run(path, only_run(tmp_path / "undisturbed"))
 
 

@@ -25,6 +25,7 @@ from anomaly_lab.data.datamodule import DefectDataModule, TrainingSampler
 from anomaly_lab.data.plan import make_plan
 from anomaly_lab.fit import build_model, training_callbacks
 from anomaly_lab.models.gan import GAN
+from anomaly_lab.score import _evaluate
 from anomaly_lab.trainer import make_trainer, quieten
 
 MODELS = sorted(path.stem for path in conf_dir().glob("model/[!_]*.yaml"))
@@ -59,10 +60,8 @@ def scored(config, model, data, size):
     images = (*images[: size // 2], *images[len(images) - (size - size // 2) :])  # normal and defective ones
     split = dataclasses.replace(data.plan.split, lists={**data.plan.split.lists, "test": images})
     some = DefectDataModule(dataclasses.replace(data.plan, split=split), 0)
-    model.evaluation.start(some.tiling, some.frames("test"), 0.5)
     trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.test(model, datamodule=some, verbose=False)
-    return model.evaluation.compute()
+    return _evaluate(trainer, model, some, "test", 0.5)
 
 
 def evaluations(pictures, batch_size):
@@ -255,7 +254,9 @@ def check_run(path, alone, *more):
     assert names[0] == names[1]
 
 
-def test_two_processes_make_one_run(finished, tiny, tmp_path, capfd, caplog):
+def test_two_processes_make_one_run(finished, tiny, tmp_path, capfd, caplog, monkeypatch):
+    for name in ("JOB_ID", "NTASKS", "PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "1" if name in ("JOB_ID", "NTASKS") else "0")  # a step of one task
     shutil.move(finished, tmp_path / "alone")
     assert main(["train", *tiny, "trainer.devices=2", "logger=wandb"]) == 0
     path = only_run(tmp_path)
@@ -277,6 +278,36 @@ def test_what_goes_wrong_in_a_process_is_said_once(tiny, tmp_path, capfd, caplog
 def test_a_batch_that_cannot_be_shared_out_is_refused(tiny, caplog):
     assert main(["train", *tiny, "trainer.devices=3"]) == 1
     assert "a multiple of 3, such as 6" in caplog.text
+
+
+@pytest.mark.slow
+def test_whole_runs_of_one_and_two_processes_have_the_same_numbers(tiny, tmp_path):
+    """Of a network without batch norm: the same batches, steps and scores but for the last digits."""
+    found = []
+    plain = [text for text in tiny if not text.startswith("model.")]
+    for devices in (1, 2):
+        options = ["model=ae_l2", "model.latent_dim=4", f"trainer.devices={devices}", "checkpoint=best"]
+        assert main(["train", *plain, *options, f"runs_dir={tmp_path / str(devices)}"]) == 0
+        (path,) = (tmp_path / str(devices)).glob("*/*/*-s0")
+        scores = [[float(cell) for cell in row.split(",")[5:]] for row in (path / "scores.csv").read_text().split()[1:]]
+        curves = [row.split(",")[2:] for row in (path / "curves.csv").read_text().split()[1:]]
+        found.append((scores, [[float(cell) for cell in row] for row in curves]))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_what_torchrun_started(tiny, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "pictures")
+    (tmp_path / "pictures/good/003.png").write_bytes(b"no picture")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "anomaly_lab", "train", *tiny, f"dataset.root={tmp_path / 'pictures'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("003.png") == 1
+    evaluate = [*torchrun, "-m", "anomaly_lab", "evaluate", str(tmp_path)]
+    told = subprocess.run(evaluate, capture_output=True, text=True, timeout=120, check=False).stderr
+    assert "evaluate works without it" in told
 
 
 @pytest.mark.slow

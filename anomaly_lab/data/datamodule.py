@@ -21,7 +21,7 @@ from anomaly_lab.data.records import Record
 from anomaly_lab.data.store import ImageStore
 from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.data.transforms import Augmentation
-from anomaly_lab.errors import DataError
+from anomaly_lab.errors import ConfigError, DataError
 from anomaly_lab.ranks import rank, world_size
 from anomaly_lab.types import IGNORE, Batch, Sample
 
@@ -169,12 +169,21 @@ class ResumableLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch have been given out."""
-        return {"done": self._done}
+        """How many batches of the epoch have been given out, and of how many."""
+        return {"done": self._done, "of": len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave them out, once."""
-        self._left_out = state["done"]
+        """Leave them out, once.
+
+        Raises:
+            ConfigError: if the epoch has another number of batches now: the rest of one is shared out otherwise.
+        """
+        if state["done"] % state["of"] and state["of"] != len(self):
+            raise ConfigError(
+                f"trainer.devices={world_size()}: the run was cut off in the middle of an epoch of {state['of']} "
+                f"batches, which has {len(self)} here. Go on with as many devices as before."
+            )
+        self._left_out = state["done"] % state["of"]
 
 
 def as_input(images: Sequence[Array]) -> Tensor:
@@ -205,7 +214,6 @@ class DefectDataModule(LightningDataModule):
 
     def __init__(self, plan: DataPlan, seed: int = 0) -> None:
         super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images to score than ranks
         self.plan, self.seed = plan, seed
         load = plan.load
         self.store = plan.store(plan.full_size, smallest=load.image_size)
@@ -336,4 +344,6 @@ def _marks_of(record: Record) -> str:
 
 
 def _default_workers() -> int:
-    return min(8, os.cpu_count() or 1) if torch.cuda.is_available() else 0
+    if not torch.cuda.is_available():
+        return 0
+    return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -102,10 +102,14 @@ def image_files(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
 
     A link to nothing counts: whoever reads it says so.
     """
-    paths = files_below(folder) if recursive else (path for path in folder.iterdir() if not path.is_dir())
-    for path in sorted(paths):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+    for path in sorted(files_below(folder) if recursive else folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and may_be_read(path):
             yield path
+
+
+def may_be_read(path: Path) -> bool:
+    """Whether it is a file, or a link to nothing, and no folder, pipe or device."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -125,5 +129,8 @@ def files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # linked ones last: a folder goes by its own name if it has one here
+        folders[:] = sorted(
+            (f for f in folders if not f.startswith(".")), key=lambda f: (Path(base, f).is_symlink(), f)
+        )
         yield from (Path(base, name) for name in names if not name.startswith("."))

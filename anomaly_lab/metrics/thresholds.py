@@ -63,12 +63,13 @@ def by_false_alarms(normals: Scores, parts: Sequence[str], rate: float) -> Thres
     independent = len(sizes)
     order = np.argsort(normals, kind="stable")
     passed = np.cumsum(1 / sizes[part[order]]) / (independent + 1)  # share of new pictures up to each score, at least
-    place = min(int(np.searchsorted(passed, 1 - rate - 1e-9)), len(normals) - 1)
+    place = _at(passed, 1 - rate)
     expected = float(1 - passed[place])
     low, high = beta.ppf(_TAILS, expected * (independent + 1), (1 - expected) * (independent + 1))
-    # the order statistics of as many scores as there are parts, as levels of all scores
+    # the order statistics of as many scores as there are parts, as shares of their weight
     levels = quantile_interval(np.arange(1, independent + 1) / independent, 1 - expected)
-    ends = [None if level is None else float(np.quantile(normals, level)) for level in levels]
+    share = passed * (independent + 1) / independent
+    ends = [None if level is None else float(normals[order[_at(share, level)]]) for level in levels]
     return Threshold(above(normals[order[place]], normals), (ends[0], ends[1]), expected, (float(low), float(high)))
 
 
@@ -173,6 +174,11 @@ def _cheapest(
     if best == 0:
         return float(ranked[0]) - _HAIR * max(abs(float(ranked[0])), 1e-30)
     return above(float(ranked[best - 1]), scores)
+
+
+def _at(shares: Scores, level: float) -> int:
+    """The first place at which rising shares (N,) reach a level, or the last."""
+    return min(int(np.searchsorted(shares, level - 1e-9)), len(shares) - 1)
 
 
 def _clopper_pearson(rate: float, trials: int) -> Interval:

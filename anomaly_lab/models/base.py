@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from anomaly_lab.errors import require
 from anomaly_lab.metrics.evaluation import Evaluation
-from anomaly_lab.ranks import sum_over_ranks
+from anomaly_lab.ranks import mean_over_ranks, sum_over_ranks
 from anomaly_lab.types import Batch, Prediction
 
 InputNorm = Literal["none", "per_image"]
@@ -63,6 +63,7 @@ class AnomalyModel(LightningModule, ABC):
             require("model.score", score, self.score_names)
             self.primary_score = score
         self._optimizer, self._scheduler, self._input_norm = optimizer, scheduler, input_norm
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images to score than ranks
         self._loss_sums: Tensor | None = None  # of the terms, each times its images, and last the images
         self.evaluation = Evaluation(self.score_names, self.latent_names, probability=self.map_is_probability)
 
@@ -89,13 +90,16 @@ class AnomalyModel(LightningModule, ABC):
         std = std.clamp_min(1e-3)  # a blank image stays blank
         return (image - mean) / std, lambda x: x * std + mean
 
+    def after_step(self) -> None:
+        """What follows a training step, once batch norm's statistics agree on all ranks."""
+
     def on_train_epoch_start(self) -> None:
         """Forget the losses of an epoch that was cut off."""
         self._loss_sums = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the losses of an epoch that is not over."""
-        checkpoint["loss_sums"] = self._loss_sums
+        """Keep the losses of an epoch that is not over, of all ranks, as each one's share."""
+        checkpoint["loss_sums"] = None if self._loss_sums is None else mean_over_ranks(self._loss_sums)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with them."""
@@ -108,7 +112,7 @@ class AnomalyModel(LightningModule, ABC):
         # `self.log` looks through all that is logged at each call: in every step it took longer than all else here
         sums = torch.stack([value.detach().float() for value in (loss, *terms.values(), loss.new_ones(()))])
         sums = sums * batch_size
-        self._loss_sums = sums if self._loss_sums is None else self._loss_sums + sums
+        self._loss_sums = sums if self._loss_sums is None else self._loss_sums.to(sums) + sums  # from a checkpoint
         if self.trainer.is_last_batch:
             *means, images = sum_over_ranks(self._loss_sums)
             for name, mean in zip(("loss", *(f"loss_{name}" for name in terms)), means, strict=True):

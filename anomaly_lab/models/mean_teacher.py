@@ -41,8 +41,8 @@ class MeanTeacher(PiModel):
         """The teacher's map (B, 1, H, W)."""
         return torch.sigmoid(self._teach(image))
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """After the optimizer's step: move the teacher towards the student."""
+    def after_step(self) -> None:
+        """Move the teacher towards the student."""
         self.teacher.update_parameters(self.unet)
 
     def predict(self, image: Tensor) -> Prediction:

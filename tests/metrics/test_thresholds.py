@@ -48,6 +48,8 @@ def test_new_pictures_of_new_parts_pass_it_as_rarely_as_was_asked(alike):
         mean, own = rng.normal(size=31), rng.normal(size=len(part))
         scores = np.sqrt(alike) * mean[part] + np.sqrt(1 - alike) * own
         shares.append(norm.sf(by_false_alarms(scores, part.astype(str).tolist(), rate).value))
+        low, high = by_false_alarms(scores, part.astype(str).tolist(), rate).interval
+        assert low <= by_false_alarms(scores, part.astype(str).tolist(), rate).value <= (high or np.inf)
     slack = 4 * np.std(shares) / 1000**0.5
     assert np.mean(shares) < rate + slack
     assert np.mean(shares) > rate - 1 / 31 - slack, "and not needlessly high"

@@ -123,7 +123,7 @@ def test_the_teacher_is_the_moving_average_with_its_batch_norm_statistics():
         optimizer.zero_grad()
         model.training_step({"labelled": batch(2), "unlabelled": batch(2)}, 0).backward()
         optimizer.step()
-        model.on_train_batch_end()
+        model.after_step()
         student = {k: v.detach().clone() for k, v in model.unet.state_dict().items() if v.is_floating_point()}
         if expected is None:
             expected = student  # the first update copies
