@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from anomaly_lab.console import log_to_console
 from anomaly_lab.errors import ConfigError, LabError, nearest
 from anomaly_lab.hardware import share_cores, under_torchrun
 
@@ -191,26 +190,3 @@ def _run(verb: str, arguments: list[str]) -> int:
     module = importlib.import_module(f"anomaly_lab.{_MODULES.get(verb, verb)}")
     status: int = module.main(with_plain_paths(arguments))
     return status
-
-
-def log_to_console() -> None:
-    """Let the package's messages through, each warning once."""
-    console = logging.StreamHandler()
-    console.addFilter(said_once())
-    logging.basicConfig(format="%(message)s", handlers=[console])
-    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # no line of our code under a sentence
-    logging.getLogger("anomaly_lab").setLevel(logging.INFO)
-
-
-def said_once() -> Callable[[logging.LogRecord], bool]:
-    """A filter that lets each warning through once: both stages of a run, and all jobs of a sweep, read one folder."""
-    said: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        if record.levelno != logging.WARNING:
-            return True
-        before = len(said)
-        said.add(record.getMessage())
-        return len(said) > before
-
-    return is_new

@@ -22,6 +22,7 @@ import torch
 from torch import distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
+from anomaly_lab.console import log_to_console
 from anomaly_lab.errors import LabError, RunError
 from anomaly_lab.hardware import under_torchrun
 from anomaly_lab.ranks import rank
@@ -131,8 +132,6 @@ def _one(number: int, count: int, folder: Path, parent: int, work: Work, argumen
     """A rank's life."""
     _die_with(parent)
     if number == 0:
-        from anomaly_lab.cli import log_to_console
-
         log_to_console()
     else:
         _be_quiet()

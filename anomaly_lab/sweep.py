@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from anomaly_lab.config import compose, conf_dir, hash_of, option_of, plain_path, resolve, sweep_values
+from anomaly_lab.console import log_to_console
 from anomaly_lab.errors import LabError, RunError, nearest, require
 from anomaly_lab.files import write_json
 from anomaly_lab.hardware import one_of_many, share_cores
@@ -120,8 +121,6 @@ def _job(composed: Any) -> float | None:
 
     hydra = HydraConfig.get()
     if "BasicLauncher" not in hydra.launcher["_target_"]:
-        from anomaly_lab.cli import log_to_console
-
         log_to_console()
         share_cores()
         one_of_many(hydra.job.num)

@@ -19,6 +19,7 @@ from anomaly_lab.config import (
     sweep_values,
     with_plain_paths,
 )
+from anomaly_lab.console import log_to_console
 from anomaly_lab.errors import ConfigError, RunError, nearest
 from anomaly_lab.files import read_json
 from anomaly_lab.jobs import Outcome, run_job
@@ -38,8 +39,6 @@ def train(*overrides: str) -> list[Path]:
     Raises:
         LabError: if a job failed; of a sweep, once all others are done.
     """
-    from anomaly_lab.cli import log_to_console
-
     log_to_console()
     outcomes = _run(with_plain_paths(list(overrides)))[0]
     if failed := [outcome for outcome in outcomes if outcome.run is None or not outcome.done]:
