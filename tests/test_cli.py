@@ -6,8 +6,8 @@ import time
 import pytest
 
 from anomaly_lab.cli import VERBS, main
-from anomaly_lab.console import said_once
 from anomaly_lab.config import compose, with_plain_paths
+from anomaly_lab.console import said_once
 
 HEAVY = ("torch", "lightning", "torchmetrics", "albumentations", "hydra", "wandb")
 
