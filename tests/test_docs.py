@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from run_files import rows_of
 
 from anomaly_lab import get_data, list_runs, manifest, report, reproduce, threshold, workspace
 from anomaly_lab.cli import VERBS, main
 from anomaly_lab.config import check, compose, conf_dir, option_of, with_plain_paths
+from anomaly_lab.data.manifest import Manifest
 from anomaly_lab.sweep import with_sweep
 
 ROOT = Path(__file__).parent.parent
@@ -240,6 +242,25 @@ def test_the_python_snippet_runs(finished, pictures, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/predict.md").read_text(), re.DOTALL)
     exec(code, {"RUN_DIR": finished, "PICTURE": pictures / "spot/040.png"})
     assert "(36, 36)" in capsys.readouterr().out
+
+
+def test_the_readme_s_line_of_python_runs(finished, pictures, monkeypatch):
+    (line,) = re.findall(r"`(from anomaly_lab import load; [^`]+)`", (ROOT / "README.md").read_text())
+    monkeypatch.chdir(pictures / "spot")
+    scope = {"RUN_DIR": finished}
+    exec(line.replace("image.png", "040.png").replace("; load", "; found = load"), scope)
+    assert scope["found"].score > 0
+
+
+def test_the_manifest_of_the_guide_can_be_trained_on(tmp_path):
+    (table,) = re.findall(r"```\n(path,label.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+    (tmp_path / "manifest.csv").write_text(table)
+    for row in rows_of(tmp_path / "manifest.csv"):
+        for name in filter(None, (row["path"], row.get("mask"))):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+    records = Manifest(tmp_path, tmp_path / "manifest.csv").scan()
+    assert {record.label for record in records} == {0, 1}
 
 
 def test_the_guide_s_snippets_are_of_this_package(own_method):
