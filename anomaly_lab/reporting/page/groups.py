@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
@@ -144,28 +144,37 @@ class Name:
 
 def name_all(groups: Sequence[Group]) -> dict[Group, Name]:
     """A name for each group, without the options that all others of its dataset, or dataset and method, share."""
-    tested = {}
-    for group in groups:
-        others = [other for other in groups if other.dataset == group.dataset]
-        tested[group] = ", ".join([group.dataset, *_differing(group, others, _SPLIT)])
-    found = {}
-    for group in groups:
-        others = [other for other in groups if (tested[other], other.model) == (tested[group], group.model)]
-        names = sorted({name for other in others for name in other.options}.difference(_SPLIT))
-        found[group] = Name(tested[group], " ".join([group.model, *_differing(group, others, names)]))
+    tested: dict[Group, str] = {}
+    found: dict[Group, Name] = {}
+    for alike in _parted(groups, lambda group: group.dataset):
+        varying = _varying(alike, _SPLIT)
+        tested |= {group: ", ".join([group.dataset, *_told(group, varying)]) for group in alike}
+    for alike in _parted(groups, lambda group: (tested[group], group.model)):
+        names = sorted({name for group in alike for name in group.options}.difference(_SPLIT))
+        varying = _varying(alike, names)
+        found |= {group: Name(tested[group], " ".join([group.model, *_told(group, varying)])) for group in alike}
     return found
 
 
-def _differing(group: Group, others: Sequence[Group], names: Sequence[str]) -> list[str]:
-    """The options among `names` in which a group is not as all others, such as `latent_dim=32`."""
-    varying = [name for name in names if len({repr(other.options.get(name)) for other in others}) > 1]
+def _parted(groups: Sequence[Group], key: Callable[[Group], Any]) -> list[list[Group]]:
+    """The groups of each key together."""
+    parts: dict[Any, list[Group]] = {}
+    for group in groups:
+        parts.setdefault(key(group), []).append(group)
+    return list(parts.values())
+
+
+def _varying(groups: Sequence[Group], names: Sequence[str]) -> dict[str, str]:
+    """The options among `names` in which the groups are not all alike, with a short name that no other has."""
+    varying = [name for name in names if len({repr(group.options.get(name)) for group in groups}) > 1]
     short = {name: name.rpartition(".")[2] for name in varying}
     unique = Counter(short.values())
-    return [
-        f"{short[name] if unique[short[name]] == 1 else name}={_short(group.options[name])}"
-        for name in varying
-        if name in group.options
-    ]
+    return {name: short[name] if unique[short[name]] == 1 else name for name in varying}
+
+
+def _told(group: Group, varying: Mapping[str, str]) -> list[str]:
+    """A group's values of some options, such as `latent_dim=32`."""
+    return [f"{short}={_short(group.options[name])}" for name, short in varying.items() if name in group.options]
 
 
 def over_size(groups: Sequence[Group]) -> list[list[Group]]:
