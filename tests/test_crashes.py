@@ -38,7 +38,9 @@ def same_run(found, expected):
     return True
 
 
-@pytest.mark.parametrize("model", ["dpae", "ganomaly", "mean_teacher", "pca"])
+@pytest.mark.parametrize(
+    "model", ["mean_teacher", *(pytest.param(model, marks=pytest.mark.slow) for model in ("dpae", "ganomaly", "pca"))]
+)
 def test_sigterm_saves_in_the_middle_of_an_epoch_and_no_step_is_done_twice(model, tiny, tmp_path, monkeypatch, capsys):
     options = [text for text in tiny if not text.startswith("model.")]
     options += [f"model={model}", "~recipe", "dataset.label_reserve=3"]

@@ -267,6 +267,7 @@ def test_two_processes_make_one_run(finished, tiny, tmp_path, capfd, caplog, mon
     assert "nothing was trained" in caplog.text
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_a_process_is_said_once(tiny, tmp_path, capfd, caplog):
     assert main(["train", *tiny, "trainer.devices=2", "model.optimizer.lr=1e30"]) == 1
     told = "".join(capfd.readouterr()) + caplog.text

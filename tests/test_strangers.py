@@ -91,7 +91,9 @@ CODE = {
 
 
 @pytest.mark.parametrize("attack", CODE)
-@pytest.mark.parametrize("verb", ["evaluate", "predict", "export", "report"])
+@pytest.mark.parametrize(
+    "verb", ["evaluate", *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("predict", "export", "report"))]
+)
 def test_a_stranger_s_run_runs_no_code(attack, verb, finished, pictures, tmp_path, capsys, tally):
     went_off = tmp_path / "went-off"
     CODE[attack](finished, Bomb(went_off))
