@@ -94,6 +94,7 @@ def test_the_window_is_what_is_timed(setting, monkeypatch):
         assert len(training.losses) == 7
 
 
+@pytest.mark.slow
 def test_the_command_prints_all_parts_and_writes_them(options, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(precision, "has_fast_bf16", lambda: False)
     output = tmp_path / "bench.json"

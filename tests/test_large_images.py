@@ -45,6 +45,7 @@ def run(root, tmp_path, *overrides):
     return path.parent, json.loads(path.read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_a_spot_of_12_pixels_is_found_in_tiles_and_lost_when_the_picture_is_squashed(pictures, tmp_path):
     squashed_run, squashed = run(pictures, tmp_path / "squashed")
     tiled_run, tiled = run(pictures, tmp_path / "tiled", "dataset.full_size=native", "dataset.tile_overlap=16")

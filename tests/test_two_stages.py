@@ -251,6 +251,7 @@ def test_the_first_stage_has_the_labels_it_learns_from(train, runs):
     assert Run(first).split().options.labelled_per_type == 3
 
 
+@pytest.mark.slow  # test_crashes.py kills more often
 @pytest.mark.parametrize("model", ["mean_teacher", "ae_unet"])
 def test_a_killed_training_ends_with_the_same_weights_bit_for_bit(model, train, runs, pictures, tmp_path):
     long = ["trainer.max_epochs=12", "dataset.steps_per_epoch=3", "model.norm=batch", "model.scheduler.step_size=2"]
