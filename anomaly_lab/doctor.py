@@ -8,9 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
-from anomaly_lab.config import conf_dir, locate
+from anomaly_lab.data.plan import known_datasets
 from anomaly_lab.data.records import DATA_VARIABLE, DefectDataset
 from anomaly_lab.data.store import cache_dir
 from anomaly_lab.errors import ConfigError
@@ -73,20 +71,14 @@ def packages() -> list[tuple[str, str]]:
 
 def datasets() -> list[tuple[str, str, str]]:
     """Every dataset: where it is, or how to get it."""
-    rows = []
-    for path in sorted((conf_dir() / "dataset").glob("*.yaml")):
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not path.stem.startswith("_"):
-            rows.append((path.stem, *_find(config)))
-    return rows
+    return [(name, *_find(name, dataset)) for name, dataset in known_datasets().items()]
 
 
-def _find(config: dict[str, str]) -> tuple[str, str]:
-    dataset = locate(config["_target_"], DefectDataset)
-    if config["name"] == "synthetic":
+def _find(name: str, dataset: type[DefectDataset]) -> tuple[str, str]:
+    if name == "synthetic":
         return "ready", "generated when first used"
     if not dataset.folder:
-        option = "dataset.manifest=FILE.csv" if config["name"] == "manifest" else "dataset.root=DIR"
+        option = "dataset.manifest=FILE.csv" if name == "manifest" else "dataset.root=DIR"
         return "ready", f"your own images: {option}"
     root = Path(os.environ.get(DATA_VARIABLE, "")) / dataset.folder
     if DATA_VARIABLE in os.environ and (root / dataset.inside).is_dir():

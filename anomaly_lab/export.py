@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +87,14 @@ def export(run: Run, path: Path, asked: Config) -> float:
     part = path.with_name(f".{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            program = (_to_onnx if asked["format"] == "onnx" else _to_torch)(whole, images[:2], part)
-            worst = _compare(whole, program, images)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        program = (_to_onnx if asked["format"] == "onnx" else _to_torch)(whole, images[:2], part)
+        worst = _compare(whole, program, images)
+        part.replace(path)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error}. Choose another output.") from None
+    finally:
+        with suppress(OSError):  # it may not even have a folder
+            part.unlink()
     write_json(_manual_of(path), _manual(run, detector, whole))
     return worst
 

@@ -119,13 +119,13 @@ def train(
         )
         resume = last if checkpoint is not None else None
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
-        if epochs == 0 or model.fits_once:  # untrained, to compare with; or without steps, which Lightning counts by
-            with first_rank_first():
-                if rank() == 0:
-                    _save_weights(last, {"state_dict": model.state_dict(), "epoch": epochs - 1}, history)
         with first_rank_first():
-            for path in (last, best):
-                if path.exists() and rank() == 0:
+            if rank() == 0:
+                if (
+                    epochs == 0 or model.fits_once
+                ):  # untrained, to compare with; or without steps, which Lightning counts by
+                    _save_weights(last, {"state_dict": model.state_dict(), "epoch": epochs - 1}, history)
+                for path in filter(Path.exists, (last, best)):
                     _save_weights(path, load_checkpoint(path), history)  # a finished run needs no optimizer
     restore(model, load_checkpoint(best if config["checkpoint"] == "best" else last))
     return history

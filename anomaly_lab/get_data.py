@@ -8,12 +8,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
-from anomaly_lab.config import conf_dir, locate, own_options, require_options
+from anomaly_lab.config import own_options, require_options
 from anomaly_lab.data.archives import move_into, unpacked
 from anomaly_lab.data.digests import digest
 from anomaly_lab.data.download import download
+from anomaly_lab.data.plan import known_datasets
 from anomaly_lab.data.records import DATA_VARIABLE, DefectDataset, files_below
 from anomaly_lab.data.store import cache_dir
 from anomaly_lab.errors import ConfigError, DataError, require
@@ -32,10 +31,9 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError("data takes an action and a dataset: data get mt, or data prepare mvtec ARCHIVE.")
     action, name, *archives = words
     require("data", action, ("get", "prepare"))
-    dataset = _datasets().get(name)
-    if dataset is None:
-        require("dataset", name, _datasets())
-        raise AssertionError
+    known = {each: dataset for each, dataset in known_datasets().items() if dataset.marker}
+    require("dataset", name, known)
+    dataset = known[name]
     if (action == "prepare") != (len(archives) == 1):
         raise ConfigError(
             "data get takes a dataset and no file: data get mt."
@@ -45,22 +43,11 @@ def main(arguments: Sequence[str]) -> int:
     require("checked", asked.get("checked", "true"), ("true", "false"))
     target = _target(dataset, asked)
     log.info("%s: %s. Terms: %s.", name, dataset.how_to_get.rstrip("."), dataset.licence)
-    if action == "prepare":
-        archive = Path(archives[0]).expanduser()
-        if not archive.is_file():
-            raise ConfigError(f"{archive} is no file.")
-        prepare(dataset, archive, target, checked=asked.get("checked", "true") == "true")
-    else:
-        address = asked.get("address") or dataset.address
-        if address is None:
-            raise ConfigError(
-                f"{name} has no address to get it from: data prepare {name} ARCHIVE. {dataset.how_to_get}"
-            )
-        archive = cache_dir() / "downloads" / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
-        if not archive.exists():
-            log.info("From %s%s", address, "" if "address" in asked else " (an address that was not tried yet)")
-            download(address, archive)
-        prepare(dataset, archive, target, checked=asked.get("checked", "true") == "true")
+    archive = Path(archives[0]).expanduser() if archives else _downloaded(name, dataset, asked.get("address"))
+    if not archive.is_file():
+        raise ConfigError(f"{archive} is no file.")
+    prepare(dataset, archive, target, checked=asked.get("checked", "true") == "true")
+    if action == "get":
         archive.unlink()
     log.info("%s is in %s.", name, target)
     return 0
@@ -98,14 +85,16 @@ def _check(root: Path, known: Mapping[str, tuple[int, str]], archive: Path) -> N
             )
 
 
-def _datasets() -> dict[str, type[DefectDataset]]:
-    """The public datasets by name."""
-    found = {}
-    for path in sorted((conf_dir() / "dataset").glob("[!_]*.yaml")):
-        dataset = locate(yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"], DefectDataset)
-        if dataset.marker and dataset.name == path.stem:
-            found[path.stem] = dataset
-    return found
+def _downloaded(name: str, dataset: type[DefectDataset], given: str | None) -> Path:
+    """The dataset's archive, got now or before."""
+    address = given or dataset.address
+    if address is None:
+        raise ConfigError(f"{name} has no address to get it from: data prepare {name} ARCHIVE. {dataset.how_to_get}")
+    archive = cache_dir() / "downloads" / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+    if not archive.exists():
+        log.info("From %s%s", address, "" if given else " (an address that was not tried yet)")
+        download(address, archive)
+    return archive
 
 
 def _target(dataset: type[DefectDataset], asked: Mapping[str, str]) -> Path:

@@ -6,6 +6,7 @@ Nothing here imports torch before something is trained: a finished run is recogn
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import time
 import traceback
@@ -24,6 +25,8 @@ log = logging.getLogger("anomaly_lab")
 
 # Overrides that do not concern the first of two stages; nor does the number of labels, unless it learns from them
 _SECOND_STAGE_ONLY = {"model", "force", "recipe", "dataset.learns_from"}
+
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, or not to be written
 
 _SAME_IN_BOTH_STAGES = ("name", "category", "image_size", "resize", "max_value", "roi")
 
@@ -109,12 +112,13 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
         return Outcome(overrides, "busy", str(run.path) if run else None, str(error))
     except LabError as error:
         return Outcome(overrides, "failed", str(run.path) if run else None, str(error))
-    except OSError as error:
-        where = run.path if run else Path(config["runs_dir"])
-        return Outcome(overrides, "failed", str(where) if run else None, str(RunError.of(where, error)))
-    except Exception as error:  # a fault of ours: its traceback is needed
-        log.error("%s", traceback.format_exc())
-        return Outcome(overrides, "failed", str(run.path) if run else None, f"{type(error).__name__}: {error}")
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_A_DISK:
+            cause = str(RunError.of(run.path if run else Path(config["runs_dir"]), error))
+        else:  # a fault of ours: its traceback is needed
+            log.error("%s", traceback.format_exc())
+            cause = f"{type(error).__name__}: {error}"
+        return Outcome(overrides, "failed", str(run.path) if run else None, cause)
 
 
 @dataclass(frozen=True)

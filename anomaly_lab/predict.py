@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from anomaly_lab.config import Config, compose, with_run
 from anomaly_lab.data.digests import digest
-from anomaly_lab.data.records import IMAGE_SUFFIXES, files_below, image_files, may_be_read
+from anomaly_lab.data.records import IMAGE_SUFFIXES, files_below, is_named_image, may_be_read
 from anomaly_lab.data.store import WORKERS
 from anomaly_lab.errors import ConfigError, DataError, RunError, require
 from anomaly_lab.files import read_json, write_json
@@ -78,8 +78,9 @@ def find_pictures(source: str, output: Path) -> list[Picture]:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        base, paths = path, list(image_files(path, recursive=True))
-        _say_what_is_no_picture(path, output)
+        files = sorted(files_below(path))
+        base, paths = path, [file for file in files if is_named_image(file) and may_be_read(file)]
+        _say_what_is_no_picture(path, files, output)
     elif path.suffix.lower() == ".txt" and path.is_file():
         base = path.parent
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
@@ -90,7 +91,7 @@ def find_pictures(source: str, output: Path) -> list[Picture]:
         fixed = path.parts[: next(n for n, part in enumerate(path.parts) if re.search(r"[*?\[]", part))]
         base = Path(*fixed) if fixed else Path()
         found = base.glob(str(path.relative_to(base)))
-        paths = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and may_be_read(file))
+        paths = sorted(file for file in found if is_named_image(file) and may_be_read(file))
     else:
         raise DataError(f"input={source} is neither a file nor a folder, nor a pattern such as 'DIR/*.png'.")
     inside = (output / _OVERLAY_FOLDER).resolve()
@@ -106,12 +107,12 @@ def find_pictures(source: str, output: Path) -> list[Picture]:
     return list(pictures.values())
 
 
-def _say_what_is_no_picture(folder: Path, output: Path) -> None:
+def _say_what_is_no_picture(folder: Path, files: Sequence[Path], output: Path) -> None:
     own = output.resolve()
     others = Counter(
         file.suffix.lower() or file.name
-        for file in files_below(folder)
-        if file.suffix.lower() not in IMAGE_SUFFIXES and own not in file.resolve().parents
+        for file in files
+        if not is_named_image(file) and own not in file.resolve().parents
     )
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
@@ -266,7 +267,7 @@ def _draw(path: Path, pixels: Pixels, result: Result, detector: Detector) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encoded.tobytes())
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error}. The same command goes on from here.") from None
+        raise RunError.of(path, error) from None
 
 
 def _overlay_name(name: str) -> PurePosixPath:

@@ -11,7 +11,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from anomaly_lab.config import conf_dir, own_options, require_options
+from anomaly_lab.config import own_options, require_options
+from anomaly_lab.data.plan import known_datasets
 from anomaly_lab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def make_report(entity: str, project: str) -> Report:
     finished = "Metric('State') == 'finished' and Metric('JobType') != 'stage 1'"
     where = {"entity": entity, "project": project}
     grouped = wr.Runset(**where, groupby=["config.dataset.name", "config.model.name"], filters=finished)
-    known = sorted(path.stem for path in (conf_dir() / "dataset").glob("[!_]*.yaml"))
+    known = list(known_datasets())
     by_dataset = [
         wr.Runset(**where, name=name, filters=f"{finished} and Config('dataset.name') == '{name}'") for name in known
     ]

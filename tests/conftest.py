@@ -94,10 +94,9 @@ _TALLIES = pytest.StashKey[dict]()
 
 def pytest_configure(config):
     config.stash[_TALLIES] = {}
-    config.tallies = _TALLIES  # for fixtures of a module
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tally(request):
     """Count something that a table in docs/ tells of; the sum is printed at the end."""
     tallies = request.config.stash[_TALLIES]

@@ -19,6 +19,7 @@ from anomaly_lab.cli import main
 from anomaly_lab.data.archives import unpacked
 from anomaly_lab.data.download import download
 from anomaly_lab.data.mt import MagneticTile
+from anomaly_lab.data.plan import known_datasets
 from anomaly_lab.errors import DataError
 
 TILES = {
@@ -83,7 +84,7 @@ def test_files_are_compared_with_the_known_ones(tmp_path, capsys, monkeypatch):
 @pytest.mark.skipif("ANOMALY_LAB_DATA" not in os.environ, reason="needs the real images")
 @pytest.mark.parametrize("name", ["mt", "crackforest"])
 def test_the_real_files_are_the_known_ones(name):
-    dataset = get_data._datasets()[name]
+    dataset = known_datasets()[name]
     root = Path(os.environ["ANOMALY_LAB_DATA"]) / dataset.folder
     get_data._check(root, dataset.files, root)
 
@@ -110,6 +111,12 @@ def named(name):
     return lambda path: pack(path, {"MT_Free/Imgs/a.jpg": b"a", name: b"gotcha"})
 
 
+def _flipped(data):
+    """The same bytes, with other ones in the middle."""
+    half = len(data) // 2
+    return data[:half] + bytes(255 - byte for byte in data[half : half + 64]) + data[half + 64 :]
+
+
 HOSTILE = {
     "up.zip": named("../outside.txt"),
     "deep.zip": named("MT_Free/../../outside.txt"),
@@ -126,6 +133,10 @@ HOSTILE = {
     "bomb.zip": lambda path: pack(path, {"MT_Free/Imgs/a.jpg": bytes(300 * 2**20)}),
     "cut.zip": lambda path: path.write_bytes(pack(path, TILES).read_bytes()[:-30]),
     "cut.gz": lambda path: path.write_bytes(pack(path, {"a": os.urandom(5000)}).read_bytes()[:-300]),
+    **{
+        f"flipped.{kind}": lambda path: path.write_bytes(_flipped(pack(path, {"a": os.urandom(50_000)}).read_bytes()))
+        for kind in ("zip", "gz", "xz", "bz2")
+    },
     "none.zip": lambda path: path.write_bytes(b"PK nothing of the kind"),
     "other.zip": lambda path: pack(path, {"a.jpg": b"a"}),
 }

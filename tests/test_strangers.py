@@ -238,9 +238,8 @@ class Fuzz:
 
 
 @pytest.fixture(scope="module")
-def fuzz(tmp_path_factory, request):
-    counts = request.config.stash[request.config.tallies]
-    return Fuzz(tmp_path_factory.mktemp("fuzz"), lambda what, n: counts.update({what: counts.get(what, 0) + n}))
+def fuzz(tmp_path_factory, tally):
+    return Fuzz(tmp_path_factory.mktemp("fuzz"), tally)
 
 
 @given(st.dictionaries(NAME, VALUE, max_size=4), damage())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +20,7 @@ from anomaly_lab.errors import DataError
 _SMALL = 200 * 2**20  # bytes that any archive may unfold to
 _RATIO = 100  # to which a larger one may: pictures are compressed already
 _PIECE = 2**20
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 
 
 class _Member(NamedTuple):
@@ -42,8 +45,11 @@ def unpacked(archive: Path, beside: Path) -> Iterator[Path]:
             with _members(archive) as members:
                 for member in members:
                     left -= _write(member, folder / _place(member.name, archive), left, archive)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
-            raise DataError(f"{archive}: damaged, or of a kind that cannot be unpacked ({error}).") from None
+        except FileExistsError as error:
+            raise DataError(f"{archive}: {error.filename} stands in it twice. Nothing was unpacked.") from None
+        # of a damaged file each kind of compression says so in its own way, and zipfile of an encrypted one in another
+        except (*_DAMAGED, OSError, RuntimeError) as error:
+            raise DataError(f"{archive}: cannot be unpacked ({error}). Nothing was unpacked.") from None
         yield folder
 
 
@@ -86,18 +92,13 @@ def _place(name: str, archive: Path) -> PurePosixPath:
 def _write(member: _Member, path: Path, left: int, archive: Path) -> int:
     """Write a file, at most `left` bytes whatever it says of itself; returns how many."""
     written = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with member.open() as source, path.open("xb") as target:
-            while piece := source.read(_PIECE):
-                written += len(piece)
-                if written > left:
-                    raise DataError(f"{archive}: unfolds to more than pictures do. Nothing was unpacked.")
-                target.write(piece)
-    except FileExistsError:
-        raise DataError(f"{archive}: {member.name!r} stands twice. Nothing was unpacked.") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}). Nothing was unpacked.") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with member.open() as source, path.open("xb") as target:
+        while piece := source.read(_PIECE):
+            written += len(piece)
+            if written > left:
+                raise DataError(f"{archive}: unfolds to more than pictures do. Nothing was unpacked.")
+            target.write(piece)
     return written
 
 

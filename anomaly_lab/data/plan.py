@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-from anomaly_lab.config import locate
+from anomaly_lab.config import conf_dir, locate
 from anomaly_lab.data.digests import digests
 from anomaly_lab.data.few_labelled import NothingToLabelError
 from anomaly_lab.data.images import MaskRule
@@ -19,6 +19,7 @@ from anomaly_lab.data.records import DefectDataset, Record
 from anomaly_lab.data.splits import Split, make_split
 from anomaly_lab.data.store import ImageStore
 from anomaly_lab.errors import ConfigError
+from anomaly_lab.files import read_yaml
 
 Options = TypeVar("Options")
 
@@ -107,6 +108,12 @@ def make_plan(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DataPla
         note = "No image can be labelled, and none has to be for this method: split by dataset.protocol=normal_only."
         split = replace(split, notes=(note, *split.notes))
     return DataPlan(dataset, split, load)
+
+
+def known_datasets() -> dict[str, type[DefectDataset]]:
+    """The datasets that can be asked for by name."""
+    paths = sorted((conf_dir() / "dataset").glob("[!_]*.yaml"))
+    return {path.stem: locate(read_yaml(path)["_target_"], DefectDataset) for path in paths}
 
 
 def make_dataset(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DefectDataset:

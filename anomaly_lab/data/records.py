@@ -103,8 +103,13 @@ def image_files(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
     A link to nothing counts: whoever reads it says so.
     """
     for path in sorted(files_below(folder) if recursive else folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and may_be_read(path):
+        if is_named_image(path) and not path.name.startswith(".") and may_be_read(path):
             yield path
+
+
+def is_named_image(path: Path) -> bool:
+    """Whether a file is called as an image is."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def may_be_read(path: Path) -> bool:
