@@ -111,6 +111,8 @@ Into its folder below ANOMALY_LAB_DATA, or into root=DIR; a download that broke 
   anomaly-lab data get crackforest root=DIR
 An archive that you have (mvtec, one category or all; apsd, rsd, mt, crackforest):
   anomaly-lab data prepare mvtec carpet.tar.xz
+A stand-in for the DPAE paper's RSD, of CrackForest's photographs (crackforest=DIR, or below ANOMALY_LAB_DATA):
+  anomaly-lab data make rsd
 Files are compared with the known ones; checked=false takes others.
 """,
     "manifest": """\
@@ -157,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "compare": " RUN_A RUN_B",
             "threshold": " RUN_DIR",
             "manifest": " DIR",
-            "data": " get|prepare NAME [ARCHIVE]",
+            "data": " get|prepare|make NAME [ARCHIVE]",
             "import": " FILE.csv",
         }.get(verb, "")
         print(f"anomaly-lab {verb}{what} [key=value ...]: {VERBS[verb]}\n\n{_EXAMPLES[verb]}")

@@ -1,4 +1,4 @@
-"""`anomaly-lab data get|prepare NAME`: a public dataset, brought into the folder that its layout wants."""
+"""`anomaly-lab data get|prepare|make NAME`: a public dataset, brought into the folder that its layout wants."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from pathlib import Path
 
 from anomaly_lab.config import own_options, require_options
 from anomaly_lab.data.archives import move_into, unpacked
+from anomaly_lab.data.crackforest import CrackForest
 from anomaly_lab.data.digests import digest
 from anomaly_lab.data.download import download
 from anomaly_lab.data.plan import known_datasets
 from anomaly_lab.data.records import DATA_VARIABLE, DefectDataset, files_below
+from anomaly_lab.data.road_patches import make_rsd
 from anomaly_lab.data.store import cache_dir
 from anomaly_lab.errors import ConfigError, DataError, require
 
 log = logging.getLogger("anomaly_lab")
 
-_OPTIONS = ("root", "address", "checked")
+_OPTIONS = ("root", "address", "checked", "crackforest")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,20 +30,28 @@ def main(arguments: Sequence[str]) -> int:
     require_options("data", [text for text in arguments if text not in words], _OPTIONS)
     asked = own_options([text for text in arguments if text not in words], _OPTIONS)
     if len(words) < 2:
-        raise ConfigError("data takes an action and a dataset: data get mt, or data prepare mvtec ARCHIVE.")
+        raise ConfigError(
+            "data takes an action and a dataset: data get mt, data prepare mvtec ARCHIVE, or data make rsd."
+        )
     action, name, *archives = words
-    require("data", action, ("get", "prepare"))
+    require("data", action, ("get", "prepare", "make"))
     known = {each: dataset for each, dataset in known_datasets().items() if dataset.marker}
     require("dataset", name, known)
     dataset = known[name]
-    if (action == "prepare") != (len(archives) == 1):
+    if len(archives) != (action == "prepare"):
         raise ConfigError(
-            "data get takes a dataset and no file: data get mt."
-            if action == "get"
-            else f"data prepare takes one archive: data prepare {name} FILE. {dataset.how_to_get}"
+            f"data prepare takes one archive: data prepare {name} FILE. {dataset.how_to_get}"
+            if action == "prepare"
+            else f"data {action} takes a dataset and no file: data {action} {name}."
         )
     require("checked", asked.get("checked", "true"), ("true", "false"))
     target = _target(dataset, asked)
+    if action == "make":
+        require("dataset", name, ("rsd",))
+        normal, defective = make_rsd(CrackForest(asked.get("crackforest")), target)
+        counts = f"{normal} crack-free patches and {defective} cracked roads"
+        log.info("%s of CrackForest are in %s, to stand in for rsd. Terms: %s.", counts, target, CrackForest.licence)
+        return 0
     log.info("%s: %s. Terms: %s.", name, dataset.how_to_get.rstrip("."), dataset.licence)
     archive = Path(archives[0]).expanduser() if archives else _downloaded(name, dataset, asked.get("address"))
     if not archive.is_file():

@@ -12,14 +12,21 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
+from scipy.io import savemat
 
 from anomaly_lab import get_data
 from anomaly_lab.cli import main
+from anomaly_lab.data import road_patches
 from anomaly_lab.data.archives import unpacked
+from anomaly_lab.data.crackforest import CrackForest
 from anomaly_lab.data.download import download
+from anomaly_lab.data.images import read_image
 from anomaly_lab.data.mt import MagneticTile
 from anomaly_lab.data.plan import known_datasets
+from anomaly_lab.data.rsd import RSD
 from anomaly_lab.errors import DataError
 
 TILES = {
@@ -248,3 +255,60 @@ def test_what_is_asked_is_checked(tmp_path, capsys, monkeypatch):
     ):
         assert main(["data", *arguments]) == 2
         assert told in capsys.readouterr().err
+
+
+@pytest.fixture
+def roads(tmp_path):
+    """A CrackForest of two roads, each with a crack down its middle."""
+    root = tmp_path / "crackforest"
+    for name in ("image", "groundTruth"):
+        (root / name).mkdir(parents=True)
+    segments = np.ones((320, 480), np.uint8)
+    segments[:, 236:244] = 2
+    for i in (1, 2):
+        pixels = np.random.default_rng(i).integers(0, 200, (320, 480, 3), np.uint8)
+        pixels[segments == 2] = 255
+        Image.fromarray(pixels).save(root / "image" / f"00{i}.jpg", quality=95)
+        savemat(root / "groundTruth" / f"00{i}.mat", {"groundTruth": {"Segmentation": segments}})
+    return root
+
+
+def test_a_stand_in_for_rsd_is_made_of_crack_free_patches_and_whole_roads(roads, tmp_path, monkeypatch, capsys, caplog):
+    command = ["data", "make", "rsd", f"crackforest={roads}", f"root={tmp_path / 'rsd'}"]
+    assert main(command) == 2
+    assert "16 patches of 112x112 pixels are free of cracks, and 650 are needed" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"crackforest"}
+    monkeypatch.setattr(road_patches, "NORMAL_COUNT", 10)
+    assert main(command) == 0
+    assert "non-commercial research" in caplog.text
+    records = RSD(tmp_path / "rsd").scan()
+    assert [record.defect for record in records].count("good") == 10
+    assert [record.path for record in records if record.label] == ["defect/001.png", "defect/002.png"]
+    images = {record.path: read_image(tmp_path / "rsd" / record.path) for record in records}
+    assert {image.shape for image in images.values()} == {(224, 224, 3)}
+    for path, image in images.items():
+        assert (image.min(2).max() > 230) == path.startswith("defect/")  # the crack is the only white there is
+    first = {path.name: path.read_bytes() for path in (tmp_path / "rsd" / "normal").iterdir()}
+    (tmp_path / "rsd").rename(tmp_path / "before")
+    assert main(command) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "rsd" / "normal").iterdir()} == first
+    assert main(command) == 2
+    assert "has defect, normal already" in capsys.readouterr().err
+    assert main(["data", "make", "mt", f"root={tmp_path / 'mt'}"]) == 2
+    assert "dataset='mt' is unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_free_squares_hold_nothing_marked_do_not_overlap_and_leave_no_room(seed):
+    marked = np.random.default_rng(seed).random((40, 50)) < 0.01
+    taken = marked.copy()
+    for top, left in road_patches.free_squares(marked, 7):
+        assert not taken[top : top + 7, left : left + 7].any()
+        assert taken[top : top + 7, left : left + 7].size == 49
+        taken[top : top + 7, left : left + 7] = True
+    assert np.lib.stride_tricks.sliding_window_view(taken, (7, 7)).any((2, 3)).all()
+
+
+@pytest.mark.skipif("ANOMALY_LAB_DATA" not in os.environ, reason="needs the real images")
+def test_crackforest_has_enough_of_them(tmp_path):
+    assert road_patches.make_rsd(CrackForest(), tmp_path / "rsd") == (650, 118)

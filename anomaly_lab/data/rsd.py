@@ -19,7 +19,7 @@ class RSD(ImageFolder):
     folder = "rsd"
     how_to_get = (
         "By the DPAE paper, RSD comes with its code (section 4.2 gives the address). Put the 650 normal images into "
-        "normal/ and its 450 defective ones into defect/."
+        "normal/ and its 450 defective ones into defect/, or make a stand-in of CrackForest: anomaly-lab data make rsd."
     )
     licence = "not stated by its authors"
     marker = "normal"
