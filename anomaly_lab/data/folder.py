@@ -139,7 +139,7 @@ class ImageFolder(DefectDataset):
 
 
 def _report_other_files(name: str, root: Path, records: list[Record]) -> None:
-    folders = {(root / record.path).parent for record in records}
+    folders = [root / name for name in {record.path.rpartition("/")[0] for record in records}]
     others = [
         path.name
         for folder in folders

