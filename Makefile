@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+AUDIT := .venv-audit
 
-.PHONY: help setup demo test test-slow ranks faults attack lint format type bench lock wheel clean
+.PHONY: help setup demo test test-slow ranks faults attack lint format type bench scale sbom audit lock wheel clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,12 +54,30 @@ attack: setup ## files of strangers: attacks, and damage at random
 bench: setup ## compare with a hand-written training loop, side by side
 	$(BIN)/python -m benchmarks
 
-lock: ## write requirements.lock anew (needs uv)
+scale: setup ## the time and memory of a million images and of ten thousand runs
+	$(BIN)/python -m benchmarks.scale
+
+sbom: $(AUDIT)/.installed ## the bill of materials of what requirements.lock pins: dist/sbom.json (CycloneDX)
+	@mkdir -p dist
+	$(AUDIT)/bin/python -W ignore -m cyclonedx_py requirements requirements.lock --pyproject pyproject.toml --mc-type library \
+		--output-reproducible --output-format JSON --output-file dist/sbom.json
+
+audit: $(AUDIT)/.installed ## known vulnerabilities of what requirements.lock pins (asks a server for them)
+	$(AUDIT)/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+
+$(AUDIT)/.installed: requirements-audit.lock
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --require-hashes -r requirements-audit.lock
+	@touch $@
+
+lock: ## write both lock files anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--extra dev --extra launchers --extra export --extra dashboards pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--group audit -o requirements-audit.lock
 
 wheel: setup ## build the wheel into dist/
 	$(BIN)/python -m hatchling build -t wheel
 
 clean: ## remove what was built, but not your runs
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(AUDIT) dist build .pytest_cache .mypy_cache .ruff_cache

@@ -32,6 +32,7 @@ from anomaly_lab.trainer import make_trainer
 
 _FLOOR_VERSION = 2  # raised when the floors or the leakage report change
 _FLOOR_SIZE = 112  # the floors look at grey images of this side, whatever the model's size
+_FLOOR_IMAGES = 5000  # of training, and of test, that they compare, each with each
 _PIXEL_SCALED = ("max", "top")  # scores that are a pixel's value, or a mean of a few
 _GALLERY = 10  # images from each end of the normal and of the defective test images
 
@@ -130,21 +131,34 @@ def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
         if kept["key"] == key:
             return kept
     store = plan.store(_FLOOR_SIZE)
-    train, test = plan.pool("all"), plan.split.lists["test"]
+    train, test = (_some(records) for records in (plan.pool("all"), plan.split.lists["test"]))
     train_grey, test_grey = (_greys(store, records) for records in (train, test))
     unlabelled = {record.path for record in plan.pool("unlabelled")}
     pool = train_grey[[record.path in unlabelled for record in train]]
     metrics, reasons = floors(pool, test_grey, np.array([record.label for record in test]))
     knows_parts = plan.split.options.keeps_parts and any(record.group for record in (*train, *test))
     leaks = find_leaks(thumbnails(train_grey), thumbnails(test_grey), [r.path for r in train], [r.path for r in test])
+    sentence = leaks.sentence(by_group=knows_parts)
+    if max(len(plan.pool("all")), len(plan.split.lists["test"])) > _FLOOR_IMAGES:
+        sentence += (
+            f" This and the floors are of {len(train):,} training and {len(test):,} test images drawn at random."
+        )
     found = {
         "key": key,
         "metrics": metrics,
         "reasons": reasons,
-        "leakage": leaks.to_json() | {"sentence": leaks.sentence(by_group=knows_parts)},
+        "leakage": leaks.to_json() | {"sentence": sentence},
     }
     write_json(path, found)
     return found
+
+
+def _some(records: tuple[Record, ...]) -> tuple[Record, ...]:
+    """At most `_FLOOR_IMAGES` of the records, drawn with a fixed seed, in their order."""
+    if len(records) <= _FLOOR_IMAGES:
+        return records
+    drawn = np.random.default_rng(0).choice(len(records), _FLOOR_IMAGES, replace=False)
+    return tuple(records[i] for i in sorted(drawn))
 
 
 def _save_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomaly_lab.data.datamodule import DefectDataModule, as_input
+from anomaly_lab.data.datamodule import DefectDataModule
+from anomaly_lab.data.samples import as_input
 from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.metrics.maps import batch_of, join_tiles, rows_of
 from anomaly_lab.models.base import AnomalyModel

@@ -80,10 +80,16 @@ def test_the_wheel_carries_conf_and_works_from_any_folder(tmp_path):
     assert "Did you mean 'model.latent_dim'?" in asked.stderr
 
 
-def test_the_lock_names_exact_versions_with_hashes_and_no_address():
-    lock = (PACKAGE.parent / "requirements.lock").read_text()
+def pins(name):
+    lock = (PACKAGE.parent / name).read_text()
     assert "://" not in lock
-    pins = [line for line in lock.splitlines() if line and not line.startswith((" ", "#"))]
-    assert all("==" in line for line in pins)
-    assert lock.count("--hash=sha256:") >= len(pins) > 100
-    assert {"torch==2.14.1 \\", "torchvision==0.29.1 \\", "albumentations==2.0.8 \\"} <= set(pins)
+    pinned = [line for line in lock.splitlines() if line and not line.startswith((" ", "#"))]
+    assert all("==" in line for line in pinned)
+    assert lock.count("--hash=sha256:") >= len(pinned)
+    return pinned
+
+
+def test_the_locks_name_exact_versions_with_hashes_and_no_address():
+    assert len(pins("requirements.lock")) > 100
+    assert {"cyclonedx-bom", "pip-audit"} <= {line.partition("==")[0] for line in pins("requirements-audit.lock")}
+    assert {"torch==2.14.1 \\", "torchvision==0.29.1 \\", "albumentations==2.0.8 \\"} <= set(pins("requirements.lock"))

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from run_files import rows_of
 from sklearn.metrics import roc_auc_score
 
+from anomaly_lab import score
 from anomaly_lab.cli import main
+from anomaly_lab.data.plan import make_plan
 from anomaly_lab.errors import LabError
 from anomaly_lab.runs import Run
 from anomaly_lab.train import train
@@ -46,6 +49,19 @@ def test_one_command_leaves_a_whole_run(tiny, capsys):
     shown = capsys.readouterr().out
     assert f"{content['metrics']['image_auroc']:.3f}" in shown
     assert f"{content['metrics']['floor_knn_auroc']:.3f}" in shown
+
+
+def test_the_floors_of_many_images_are_of_some_drawn_at_random(finished, tmp_path, monkeypatch):
+    plan = make_plan(yaml.safe_load((finished / "config.yaml").read_text())["dataset"])
+    every = score.describe_split(plan, tmp_path / "every")
+    assert every["leakage"]["test_count"] == len(plan.split.lists["test"]) > 7
+    assert "drawn" not in every["leakage"]["sentence"]
+    monkeypatch.setattr(score, "_FLOOR_IMAGES", 7)
+    some, again = (score.describe_split(plan, tmp_path / name) for name in ("some", "again"))
+    assert some == again
+    assert some["leakage"]["test_count"] == 7
+    assert some["leakage"]["sentence"].endswith("are of 7 training and 7 test images drawn at random.")
+    assert None not in some["metrics"].values()
 
 
 def test_a_finished_run_is_left_alone_without_importing_torch(tiny, finished, capsys):

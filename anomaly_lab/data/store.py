@@ -8,8 +8,8 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ CACHE_VARIABLE = "ANOMALY_LAB_CACHE"
 FORMAT = 1  # changes whenever decoding or resizing gives other pixels, so that old entries are not used
 MASK_FORMAT = 2  # the same, of polygons and of masks with a value to ignore
 WORKERS = min(16, os.cpu_count() or 1)
+AT_ONCE = 10_000  # images handed to the threads
 LISTED = 10  # unreadable files named in one error
 ABSENT = (-1, -1)  # the stamp of a file that is not there
 
@@ -145,12 +146,17 @@ class ImageStore:
             DataError: if files cannot be read, once all others are done; it lists them.
         """
         unique = {(record.path, record.mask, record.label, record.painted is None): record for record in records}
+        wanted = list(unique.values())
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            futures = [pool.submit(self._complaint, record) for record in unique.values()]
+
+            def finish() -> Iterator[Future[str | None]]:
+                for start in range(0, len(wanted), AT_ONCE):  # a million futures are 2 GiB
+                    yield from as_completed([pool.submit(self._complaint, r) for r in wanted[start : start + AT_ONCE]])
+
             try:
-                finished: Iterable[Any] = as_completed(futures)
+                finished: Iterable[Any] = finish()
                 if progress:
-                    finished = _with_progress(finished, len(futures))
+                    finished = _with_progress(finished, len(wanted))
                 found = sorted(complaint for future in finished if (complaint := future.result()))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for the whole dataset

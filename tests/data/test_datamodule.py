@@ -6,8 +6,9 @@ import torch
 from PIL import Image, ImageOps
 
 from anomaly_lab.config import compose
-from anomaly_lab.data.datamodule import DefectDataModule, OrderedSampler, TrainingSampler
+from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.plan import make_plan
+from anomaly_lab.data.samples import OrderedSampler, TrainingSampler
 from anomaly_lab.errors import ConfigError
 
 

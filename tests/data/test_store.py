@@ -196,7 +196,9 @@ def test_a_full_disk_leaves_no_litter(store, monkeypatch, caplog):
     assert list(store.cache.iterdir()) == []
 
 
-def test_prepare_lists_all_that_is_bad_and_keeps_the_rest(store, root, no_decoding):
+@pytest.mark.parametrize("at_once", [5, 14, 100])
+def test_prepare_lists_all_that_is_bad_and_keeps_the_rest(at_once, store, root, no_decoding, monkeypatch):
+    monkeypatch.setattr(store_module, "AT_ONCE", at_once)
     bad = [Record(f"bad/{number:02}.png") for number in range(12)]
     (root / "bad").mkdir()
     for record in bad:
