@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    from anomaly_lab.config import with_plain_paths
+    from anomaly_lab.arguments import with_plain_paths
 
     module = importlib.import_module(f"anomaly_lab.{_MODULES.get(verb, verb)}")
     status: int = module.main(with_plain_paths(arguments))

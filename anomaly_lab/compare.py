@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_lab.config import option_of, own_options, run_dirs
+from anomaly_lab.arguments import option_of, own_options, run_dirs
 from anomaly_lab.errors import ConfigError, RunError
 from anomaly_lab.files import csv_text, write_text
 from anomaly_lab.metrics.image import bootstrap_aurocs, missing_class

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anomaly_lab.config import Config, check_values, compose, with_run
+from anomaly_lab.arguments import with_run
+from anomaly_lab.config import Config, check_values, compose
 from anomaly_lab.data.plan import DataPlan, load_options, make_dataset
 from anomaly_lab.errors import RunError
 from anomaly_lab.files import write_json

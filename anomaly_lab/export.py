@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from anomaly_lab.config import Config, compose, with_run
+from anomaly_lab.arguments import with_run
+from anomaly_lab.config import Config, compose
 from anomaly_lab.detector import Detector, load
 from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.files import write_json

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from anomaly_lab.config import own_options, require_options
+from anomaly_lab.arguments import own_options, require_options
 from anomaly_lab.data.archives import move_into, unpacked
 from anomaly_lab.data.crackforest import CrackForest
 from anomaly_lab.data.digests import digest

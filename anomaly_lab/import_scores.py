@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_lab.config import Config, check_values, compose, conf_dir, option_of, own_options
+from anomaly_lab.arguments import option_of, own_options
+from anomaly_lab.config import Config, check_values, compose, conf_dir
 from anomaly_lab.data.plan import DataPlan, make_plan
 from anomaly_lab.errors import ConfigError, DataError
 from anomaly_lab.files import write_json

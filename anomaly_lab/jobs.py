@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from anomaly_lab.config import Config, check_values, compose, option_of
+from anomaly_lab.arguments import option_of
+from anomaly_lab.config import Config, check_values, compose
 from anomaly_lab.data.plan import DataPlan, load_options, make_plan
 from anomaly_lab.errors import ConfigError, LabError, RunError
 from anomaly_lab.hardware import process_count, resolve_precision

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from anomaly_lab.config import own_options, require_options
+from anomaly_lab.arguments import own_options, require_options
 from anomaly_lab.errors import ConfigError, RunError, nearest
 from anomaly_lab.reporting.run_list import Entry, run_list, sweep_list
 from anomaly_lab.runs import Run, RunBusyError, is_held

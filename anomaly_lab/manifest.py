@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_lab.config import given_value, own_options, require_options
+from anomaly_lab.arguments import given_value, own_options, require_options
 from anomaly_lab.data.known_layouts import LAYOUTS, Row, coco, guess
 from anomaly_lab.data.manifest import COLUMNS
 from anomaly_lab.data.records import GOOD

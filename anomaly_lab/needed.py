@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
-from anomaly_lab.config import Config, compose, hash_basis, hash_of, option_of
+from anomaly_lab.arguments import option_of
+from anomaly_lab.config import Config, compose, hash_basis, hash_of
 from anomaly_lab.data.few_labelled import NothingToLabelError
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.errors import ConfigError, DataError, LabError, RunError

@@ -17,7 +17,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from anomaly_lab.config import Config, compose, with_run
+from anomaly_lab.arguments import with_run
+from anomaly_lab.config import Config, compose
 from anomaly_lab.data.digests import digest
 from anomaly_lab.data.records import IMAGE_SUFFIXES, files_below, is_named_image, may_be_read
 from anomaly_lab.data.store import WORKERS

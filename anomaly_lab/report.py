@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_lab.config import own_options, require_options
+from anomaly_lab.arguments import own_options, require_options
 from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.files import write_text
 from anomaly_lab.list_runs import find

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anomaly_lab.config import compose, option_of, own_options, runs_hydra
+from anomaly_lab.arguments import option_of, own_options, runs_hydra
+from anomaly_lab.config import compose
 from anomaly_lab.errors import ConfigError, RunError, nearest
 from anomaly_lab.experiment import Experiment, load, load_settings, names
 from anomaly_lab.needed import Needed, imported_beside, plan, seconds_taken

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from anomaly_lab.config import compose, conf_dir, hash_of, option_of, plain_path, resolve, sweep_values
+from anomaly_lab.arguments import option_of, plain_path, sweep_values
+from anomaly_lab.config import compose, conf_dir, hash_of, resolve
 from anomaly_lab.console import log_to_console
 from anomaly_lab.errors import LabError, RunError, nearest, require
 from anomaly_lab.files import write_json

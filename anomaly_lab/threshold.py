@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_lab.config import own_options, require_options, run_dirs
+from anomaly_lab.arguments import own_options, require_options, run_dirs
 from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.files import write_json
 from anomaly_lab.metrics.image import confusion_rates

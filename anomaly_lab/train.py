@@ -9,16 +9,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_lab.config import (
-    check,
-    compose,
-    given_value,
-    job_count,
-    option_of,
-    own_options,
-    sweep_values,
-    with_plain_paths,
-)
+from anomaly_lab.arguments import given_value, job_count, option_of, own_options, sweep_values, with_plain_paths
+from anomaly_lab.config import check, compose
 from anomaly_lab.console import log_to_console
 from anomaly_lab.errors import ConfigError, RunError, nearest
 from anomaly_lab.files import read_json

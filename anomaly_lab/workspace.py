@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from anomaly_lab.config import own_options, require_options
+from anomaly_lab.arguments import own_options, require_options
 from anomaly_lab.data.plan import known_datasets
 from anomaly_lab.errors import ConfigError
 

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from anomaly_lab.arguments import with_plain_paths
 from anomaly_lab.cli import VERBS, main
-from anomaly_lab.config import compose, with_plain_paths
+from anomaly_lab.config import compose
 from anomaly_lab.console import said_once
 
 HEAVY = ("torch", "lightning", "torchmetrics", "albumentations", "hydra", "wandb")

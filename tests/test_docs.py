@@ -14,8 +14,9 @@ from PIL import Image
 from run_files import rows_of
 
 from anomaly_lab import get_data, list_runs, manifest, report, reproduce, threshold, workspace
+from anomaly_lab.arguments import option_of, with_plain_paths
 from anomaly_lab.cli import VERBS, main
-from anomaly_lab.config import check, compose, conf_dir, option_of, with_plain_paths
+from anomaly_lab.config import check, compose, conf_dir
 from anomaly_lab.data.manifest import Manifest
 from anomaly_lab.sweep import with_sweep
 

@@ -31,10 +31,10 @@ def imports(path):
     ("folder", "may_not_know"),
     [
         ("data", {"models", "nets", "reporting", "metrics", "runs", "fit", "score", "train", "trainer", "evaluate"}),
-        ("nets", {"models", "data", "reporting", "metrics", "runs", "config"}),
-        ("models", {"data", "reporting", "runs", "config", "fit", "score"}),
-        ("metrics", {"models", "nets", "reporting", "runs", "config"}),
-        ("reporting", {"models", "nets", "fit", "score", "train", "config"}),
+        ("nets", {"models", "data", "reporting", "metrics", "runs", "config", "arguments"}),
+        ("models", {"data", "reporting", "runs", "config", "fit", "score", "arguments"}),
+        ("metrics", {"models", "nets", "reporting", "runs", "config", "arguments"}),
+        ("reporting", {"models", "nets", "fit", "score", "train", "config", "arguments"}),
     ],
 )
 def test_imports_run_one_way(folder, may_not_know):
