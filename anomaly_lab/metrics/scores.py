@@ -112,7 +112,7 @@ def _read(reader: Any, path: Path) -> ScoreTable:
         raise RunError(f"{path}, line 1: a column stands twice in {', '.join(header)}")
     named = [name for name in header if name not in _TEXTUAL]
     counted = [name for name in PIXEL_COUNTS if name in header]
-    rows: dict[int, dict[str, str]] = {}
+    rows: dict[int, tuple[str, int, str, str]] = {}  # path, label, defect and group
     values: list[list[float]] = []
     for cells in reader:
         where = f"{path}, line {reader.line_num}"
@@ -124,7 +124,7 @@ def _read(reader: Any, path: Path) -> ScoreTable:
             raise RunError(f"{where}: the index {index} stands twice")
         if row["label"] not in ("0", "1"):
             raise RunError(f"{where}: the label is {row['label']!r}, not 0 (normal) or 1 (defective)")
-        rows[index] = row
+        rows[index] = row["path"], int(row["label"]), row["defect"], row.get("group", "")
         values.append(
             [_whole(row[name], name, where) if name in counted else _number(row[name], name, where) for name in named]
         )
@@ -136,10 +136,10 @@ def _read(reader: Any, path: Path) -> ScoreTable:
     primary = next((name for name, column in scores.items() if np.array_equal(column, score)), "score")
     return ScoreTable(
         index=np.fromiter(rows, np.int64),
-        path=[row["path"] for row in rows.values()],
-        label=np.array([int(row["label"]) for row in rows.values()], np.int64),
-        defect=[row["defect"] for row in rows.values()],
-        group=[row.get("group", "") for row in rows.values()],
+        path=[path for path, _, _, _ in rows.values()],
+        label=np.array([label for _, label, _, _ in rows.values()], np.int64),
+        defect=[defect for _, _, defect, _ in rows.values()],
+        group=[group for _, _, _, group in rows.values()],
         scores={"score": score, **scores} if primary == "score" else scores,
         primary=primary,
         counts=counts,
