@@ -29,7 +29,7 @@ from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.hardware import shows_bars
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.models.gan import GAN
-from anomaly_lab.ranks import first_rank_first, rank, world_size
+from anomaly_lab.ranks import first_rank_first, is_first_here, rank, world_size
 from anomaly_lab.reporting.tables import duration
 from anomaly_lab.runs import Run
 from anomaly_lab.score import score
@@ -67,7 +67,8 @@ def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> 
         )
     data = DefectDataModule(plan, config["seed"])
     with first_rank_first():
-        data.prepare(progress=shows_bars() and rank() == 0)
+        if is_first_here():
+            data.prepare(progress=shows_bars() and rank() == 0)
     with open_dashboard(config, run) as dashboard:
         history = train(config, run, model, data, dashboard)
         started = time.perf_counter()

@@ -6,6 +6,7 @@ over all. Alone, all of this does nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,11 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first_here() -> bool:
+    """Whether this is the first process of its machine, the one that fills what the machine keeps for all."""
+    return world_size() == 1 or os.environ["LOCAL_RANK"] == "0"
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import logging
+import pickle
 import resource
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def main() -> int:
 
 
 def of_images(count: int, folder: Path) -> Steps:
-    """Scanning, splitting, hashing, writing and scoring `count` images, a tenth of them defective."""
+    """Scanning, splitting, writing and scoring `count` images, a tenth of them defective."""
     for index in range(count):
         place = folder / "images" / ("good" if index % 10 else "scratch") / f"{index // 1000:04}"
         if index % 1000 < 2:
@@ -71,6 +72,8 @@ def of_images(count: int, folder: Path) -> Steps:
     split = _timed(steps, "split", lambda: make_split(records, SplitOptions()))
     _timed(steps, "write split.json", lambda: write_json(folder / "split.json", split.to_json()))
     _timed(steps, "read and check it", lambda: Split.from_json(read_json(folder / "split.json")))
+    packed = _timed(steps, "pack it for another process", lambda: pickle.dumps(split))
+    _timed(steps, "unpack it there", lambda: pickle.loads(packed))
     table = _timed(steps, "score table", lambda: _scores(records))
     _timed(steps, "write scores.csv", lambda: table.to_csv(folder / "scores.csv"))
     _timed(steps, "read it", lambda: ScoreTable.from_csv(folder / "scores.csv"))

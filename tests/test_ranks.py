@@ -18,6 +18,7 @@ from lightning.pytorch import Callback
 from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from anomaly_lab import ranks
 from anomaly_lab.callbacks import History
 from anomaly_lab.cli import main
 from anomaly_lab.config import compose, conf_dir
@@ -96,6 +97,14 @@ def test_every_image_is_scored_once_and_alike(world, pictures, tmp_path, tally):
         for field, value in expected.pixels._asdict().items():
             np.testing.assert_array_equal(getattr(found.pixels, field), value, err_msg=f"{key} {field}")
         tally("evaluations compared with one process's", 1)
+
+
+def test_one_process_of_each_machine_fills_its_cache(monkeypatch):
+    assert ranks.is_first_here()
+    monkeypatch.setattr(ranks, "world_size", lambda: 4)
+    for number, expected in (("0", True), ("1", False)):
+        monkeypatch.setenv("LOCAL_RANK", number)
+        assert ranks.is_first_here() is expected
 
 
 @pytest.mark.slow
