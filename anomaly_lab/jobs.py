@@ -24,8 +24,9 @@ from anomaly_lab.runs import Run, RunBusyError
 
 log = logging.getLogger("anomaly_lab")
 
-# Overrides that do not concern the first of two stages; nor does the number of labels, unless it learns from them
+# Overrides that do not concern the first of two stages; nor do labels, unless it learns from them
 _SECOND_STAGE_ONLY = {"model", "force", "recipe", "dataset.learns_from"}
+_OF_LABELS = {f"dataset.{name}" for name in ("labelled_per_type", "labels", "synthetic_kinds", "synthetic_share")}
 
 _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, or not to be written
 
@@ -191,7 +192,7 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
 
 def _stage1_overrides(name: str, learns_from: list[str], overrides: Sequence[str]) -> list[str]:
     texts = [f"model={name}"]
-    dropped = _SECOND_STAGE_ONLY | ({"dataset.labelled_per_type"} if learns_from == ["unlabelled"] else set())
+    dropped = _SECOND_STAGE_ONLY | (_OF_LABELS if learns_from == ["unlabelled"] else set())
     for text in overrides:
         key = option_of(text)
         if key == "model.stage1" or (key.startswith("model.stage1.") and text.startswith("~")):

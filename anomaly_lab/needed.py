@@ -76,6 +76,8 @@ def plan(experiment: Experiment, settings: Mapping[str, tuple[str, ...]], overri
                     config = copy.deepcopy(composed)
                     config["seed"] = config["dataset"]["split_seed"] = seed
                     job = prepare(config, texts)
+                    if job.plan.synthesises and config["dataset"]["labels"] is None:
+                        raise NothingToLabelError(f"{method} learns from labels, and {dataset} has none to give.")
                 except (DataError, NothingToLabelError) as error:
                     yield Needed(dataset, method, seed, texts, gap=str(error))
                     continue

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,15 @@ def test_a_dataset_that_is_not_there_is_a_gap_and_a_dry_run_runs_nothing(tmp_pat
     shown = " ".join(capsys.readouterr().out.split())
     assert "0.92 not run" in shown
     assert "Not run: APSD / AE(L2), APSD / AE(SSIM), APSD / VAE and 3 more: apsd: no folder given" in shown
+
+
+def test_a_table_of_labels_has_a_gap_where_there_are_none(pictures, tmp_path, capsys):
+    """And no number of a method that learnt from synthesised ones."""
+    normal = tmp_path / "normal"
+    shutil.copytree(pictures / "good", normal)
+    asked = ["reproduce", "ae_unet/table2", "dataset=folder", f"dataset.root={normal}", "seeds=1", "--dry-run"]
+    assert main([*asked, "model=unet", f"runs_dir={tmp_path}"]) == 0
+    assert "learns from labels, and folder has none to give" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_job_that_fails_is_named_and_the_others_are_shown(tmp_path, capsys):

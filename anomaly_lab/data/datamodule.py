@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.records import Record
 from anomaly_lab.data.samples import Key, OrderedSampler, ResumableLoader, SplitDataset, TrainingSampler, collate
+from anomaly_lab.data.synthesis import KINDS, Synthesis
 from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.data.transforms import Augmentation
 from anomaly_lab.errors import DataError
@@ -133,7 +134,18 @@ class DefectDataModule(LightningDataModule):
             crop=load.image_size if self.plan.full_size != load.image_size else None,
             defect_crops=self.plan.defect_crops if stream == "labelled" else 0,
         )
-        return SplitDataset(records, self.store, augment, self.seed, self.tiling, hide_masks=stream != "labelled")
+        synthesis = None
+        if stream == "labelled" and self.plan.synthesises:
+            synthesis = Synthesis(load.synthetic_kinds or KINDS, self.plan.synthetic_share)
+        return SplitDataset(
+            records,
+            self.store,
+            augment,
+            self.seed,
+            self.tiling,
+            hide_masks=stream != "labelled",
+            synthesis=synthesis,
+        )
 
     def _training(self, stream: str) -> DataLoader[Batch]:
         dataset, load = self.training_dataset(stream), self.plan.load

@@ -12,6 +12,7 @@ from anomaly_lab.errors import ConfigError, require
 SPLITS = ("by_group", "by_tile", "random")
 NATIVE: Final = "native"
 STREAMS = ("unlabelled", "labelled", "all")
+LABELS = ("real", "synthetic", "both")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class LoadOptions:
     Attributes:
         learns_from: the streams of training batches, each a list of the split: `unlabelled` (under `normal_only`
             the normal training images), `labelled`, or `all` of both in one stream.
+        labels: what the stream `labelled` holds: `real` labelled images, normal ones with `synthetic` defects
+            (synthesis.py), or `both`; None means real ones where the split has any, and else synthetic ones.
+        synthetic_kinds: of synthetic defects; None means all.
+        synthetic_share: of the normal images of the stream that get a defect each time they come; None means half.
         image_size: side of the squares that the network sees, in pixels.
         full_size: side of the square every image is brought to first, or `native` for the image as it is. What is
             larger than `image_size` is cropped at random in training, and tested in tiles; None: `DataPlan.full_size`.
@@ -98,6 +103,9 @@ class LoadOptions:
     """
 
     learns_from: tuple[str, ...] = ("unlabelled",)
+    labels: str | None = None
+    synthetic_kinds: tuple[str, ...] | None = None
+    synthetic_share: float | None = None
     image_size: int = 224
     full_size: int | Literal["native"] | None = None
     defect_crops: float | None = None
@@ -120,6 +128,11 @@ class LoadOptions:
         object.__setattr__(self, "learns_from", tuple(streams))  # a list, as YAML has it
         for stream in self.learns_from:
             require("dataset.learns_from", stream, STREAMS)
+        if self.labels is not None:
+            require("dataset.labels", self.labels, LABELS)
+        if self.synthetic_kinds is not None:
+            kinds = (self.synthetic_kinds,) if isinstance(self.synthetic_kinds, str) else tuple(self.synthetic_kinds)
+            object.__setattr__(self, "synthetic_kinds", kinds)
         require("dataset.resize", self.resize, RESIZE_POLICIES)
         require("dataset.flip", self.flip or "none", FLIPS)
         if self.roi is not None:
@@ -142,7 +155,7 @@ class LoadOptions:
         _require_whole("tile_overlap", self.tile_overlap, 0)
         if self.tile_overlap >= self.image_size:
             raise ConfigError(f"dataset.tile_overlap={self.tile_overlap} has to be less than dataset.image_size.")
-        for name, most in (("rotate", 180), ("translate", 0.5), ("defect_crops", 1)):
+        for name, most in (("rotate", 180), ("translate", 0.5), ("defect_crops", 1), ("synthetic_share", 1)):
             value = getattr(self, name) or 0
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
                 raise ConfigError(f"dataset.{name}={value!r} has to be a number from 0 to {most}.")

@@ -54,6 +54,18 @@ class DataPlan:
         return by_paper and self.load.full_size in (None, 2 * self.load.image_size) and not self.load.tile_overlap
 
     @property
+    def synthesises(self) -> bool:
+        """Whether labels are synthesised onto normal images, beside real ones or instead of them."""
+        if self.load.labels is None:
+            return "labelled" in self.load.learns_from and not self.split.lists.get("labelled")
+        return self.load.labels != "real"
+
+    @property
+    def synthetic_share(self) -> float:
+        """The share of the normal images that get a defect, each time they come."""
+        return 0.5 if self.load.synthetic_share is None else self.load.synthetic_share
+
+    @property
     def defect_crops(self) -> float:
         """The share of the crops of labelled images that are cut around a defective pixel."""
         if self.load.defect_crops is not None:
@@ -63,15 +75,22 @@ class DataPlan:
     def pool(self, name: str) -> tuple[Record, ...]:
         """The records of a training stream (`LoadOptions.learns_from`), each once; perhaps none."""
         records = [record for part in self._lists_of(name) for record in self.split.lists.get(part, ())]
+        if name == "labelled" and self.synthesises:
+            real = records if self.load.labels == "both" else []
+            records = [record for record in self.pool("all") if not record.label] + real
         return tuple(dict.fromkeys(records))
 
     def stream(self, name: str) -> tuple[Record, ...]:
-        """The same, to train on.
+        """The same, to train on; real defects as often as synthetic ones.
 
         Raises:
             ConfigError: if there are none.
         """
         records = self.pool(name)
+        if name == "labelled" and self.synthesises:
+            real = tuple(record for record in records if record.label)
+            turns = round(self.synthetic_share * (len(records) - len(real)) / max(1, len(real)))
+            records += real * (turns - 1)
         if not records:
             protocol = self.split.options.protocol
             raise ConfigError(
@@ -95,19 +114,23 @@ class DataPlan:
 def make_plan(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DataPlan:
     """Scan and split the dataset of a resolved `dataset` config.
 
-    A method that learns from no label needs none: where there is nothing to label, `few_labelled` is `normal_only`.
+    Where there is nothing to label, `few_labelled` is `normal_only`: labels are synthesised, if any are needed.
     """
     dataset, options, load = make_dataset(config, allow), _options(SplitOptions, config), load_options(config)
     records = dataset.scan()
     try:
         split = make_split(records, options)
     except NothingToLabelError:
-        if load.learns_from != ("unlabelled",):
+        if load.learns_from != ("unlabelled",) and load.labels in ("real", "both"):
             raise
         split = make_split(records, replace(options, protocol="normal_only"))
-        note = "No image can be labelled, and none has to be for this method: split by dataset.protocol=normal_only."
+        note = "No image can be labelled: split by dataset.protocol=normal_only."
         split = replace(split, notes=(note, *split.notes))
-    return DataPlan(dataset, split, load)
+    plan = DataPlan(dataset, split, load)
+    if plan.synthesises and load.labels is None:
+        note = "None is labelled: it learns from defects synthesised onto normal images (dataset.labels=synthetic)."
+        plan = replace(plan, split=replace(split, notes=(note, *split.notes)))
+    return plan
 
 
 def known_datasets() -> dict[str, type[DefectDataset]]:

@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from anomaly_lab.data.painting import paint
 from anomaly_lab.data.records import Record
 from anomaly_lab.data.store import ImageStore
+from anomaly_lab.data.synthesis import Synthesis
 from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.data.transforms import Augmentation
 from anomaly_lab.errors import ConfigError
 from anomaly_lab.ranks import rank, world_size
-from anomaly_lab.types import IGNORE, Batch, Sample
+from anomaly_lab.types import DEFECTIVE, IGNORE, Batch, Sample
 
 Array = npt.NDArray[np.uint8]
 Key = tuple[int, int, int]  # epoch, index, and in training the turn, in evaluation the tile
@@ -36,6 +37,7 @@ class SplitDataset(Dataset[Sample]):
         augment: the random changes of training; None in evaluation.
         tiling: how evaluation cuts an image that is larger than what the network sees.
         hide_masks: whether the masks are withheld, since this stream is unlabelled.
+        synthesis: what puts defects onto the normal images, in training.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class SplitDataset(Dataset[Sample]):
         seed: int,
         tiling: Tiling,
         hide_masks: bool = False,
+        synthesis: Synthesis | None = None,
     ) -> None:
         self.records, self.store, self.augment, self.seed = records, store, augment, seed
-        self.tiling, self.hide_masks = tiling, hide_masks
+        self.tiling, self.hide_masks, self.synthesis = tiling, hide_masks, synthesis
+        self._normal = [index for index, record in enumerate(records) if not record.label]
         self._last: tuple[int, tuple[Array, Array]] | None = None
 
     def __len__(self) -> int:
@@ -62,15 +66,21 @@ class SplitDataset(Dataset[Sample]):
         else:
             image, mask = self.whole(index)
             self._last = index, (image, mask)
+        label = record.label
         if self.hide_masks:
             mask = np.full_like(mask, IGNORE)
+        elif self.synthesis is not None and not label:
+            rng = np.random.default_rng((self.seed, *key, 1))  # not the stream of the augmentation
+            other, _ = self.whole(self._normal[int(rng.integers(len(self._normal)))])
+            image, mask = self.synthesis(image, mask, other, rng)
+            label = int((mask == DEFECTIVE).any())
         if self.augment is not None:
             image, mask = self.augment(image, mask, key=(self.seed, *key))
             turn = 0
         else:
             image, mask = (self.tiling.cut(array, turn) for array in (image, mask))
         return Sample(
-            image=image, mask=mask, label=record.label, index=index, tile=turn, path=record.path, defect=record.defect
+            image=image, mask=mask, label=label, index=index, tile=turn, path=record.path, defect=record.defect
         )
 
     def frame(self, index: int) -> tuple[int, int]:

@@ -155,7 +155,34 @@ def test_the_pool_keeps_its_masks_to_itself(data):
 
 def test_a_method_that_wants_labels_says_where_they_are(data):
     with pytest.raises(ConfigError, match=r"learns_from=labelled.*normal_only.*few_labelled"):
-        data(learns_from=["labelled"]).train_dataloader()
+        data(learns_from=["labelled"], labels="real").train_dataloader()
+
+
+def test_without_labels_it_learns_from_synthetic_ones_and_says_so(data):
+    module = data(learns_from=["labelled"], batch_size=6)
+    assert "dataset.labels=synthetic" in module.plan.split.notes[0]
+    assert {record.label for record in module.plan.stream("labelled")} == {0}
+    loader = module.train_dataloader()
+    batches = list(loader)
+    masks, labels = (torch.cat([batch[name] for batch in batches]) for name in ("mask", "label"))
+    assert ((masks == 1).flatten(1).any(1) == labels.bool()).all()
+    assert 0.2 < labels.float().mean() < 0.8
+    again = list(data(learns_from=["labelled"], batch_size=6).train_dataloader())
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(batches, again, strict=True))
+    loader.sampler.set_epoch(1)
+    assert not all(torch.equal(a["mask"], b["mask"]) for a, b in zip(batches, loader, strict=True))
+
+
+def test_real_labels_come_as_often_as_synthetic_ones(data):
+    options = {"protocol": "few_labelled", "label_reserve": 2, "learns_from": ["labelled"]}
+    plans = {labels: data(labels=labels, **options).plan for labels in (None, "real", "synthetic", "both")}
+    streams = {labels: plan.stream("labelled") for labels, plan in plans.items()}
+    assert streams[None] == streams["real"]
+    assert not any(record.label for record in streams["synthetic"])
+    real = sum(record.label for record in streams["both"])
+    assert real == pytest.approx((len(streams["both"]) - real) / 2, abs=1)
+    assert set(streams["both"]) == {*streams["synthetic"], *streams["real"]}
+    assert len({plan.sha256 for plan in plans.values()}) == 1, "the split is one"
 
 
 def test_more_labels_leave_the_test_and_the_pool_alone(data):

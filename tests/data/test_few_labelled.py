@@ -478,8 +478,12 @@ def test_where_nothing_can_be_labelled_a_method_without_labels_does_without(mode
     split = make_plan(compose("train", [f"model={model}", "dataset=folder", root])["dataset"]).split
     assert {"train_normal", "val", "test"} <= set(split.lists)
     assert "No image can be labelled" in split.notes[0]
+    needs = ["model=unet", "dataset=folder", root]
     with pytest.raises(ConfigError, match="there is no defective image"):
-        make_plan(compose("train", ["model=unet", "dataset=folder", root])["dataset"])
+        make_plan(compose("train", [*needs, "dataset.labels=real"])["dataset"])
+    plan = make_plan(compose("train", needs)["dataset"])
+    assert plan.split.lists == split.lists
+    assert "dataset.labels=synthetic" in plan.split.notes[0]
 
 
 def test_few_defective_images_to_test_are_told_while_some_are_kept_for_labels(tmp_path):
@@ -509,5 +513,7 @@ def test_a_single_labelled_defect_is_not_taken_from_the_test(scratched, tmp_path
     root = normal_pictures(tmp_path, scratched=scratched)
     split = make_plan(compose("train", ["model=ae", "dataset=folder", root])["dataset"]).split
     assert sum(record.label for record in split.lists["test"]) == scratched
+    needs = ["model=unet", "dataset=folder", root]
+    assert make_plan(compose("train", needs)["dataset"]).split.lists == split.lists
     with pytest.raises(ConfigError, match=r"dataset\.protocol=normal_only"):
-        make_plan(compose("train", ["model=unet", "dataset=folder", root])["dataset"])
+        make_plan(compose("train", [*needs, "dataset.labels=real"])["dataset"])
