@@ -77,7 +77,7 @@ def of_images(count: int, folder: Path) -> Steps:
     table = _timed(steps, "score table", lambda: _scores(records))
     _timed(steps, "write scores.csv", lambda: table.to_csv(folder / "scores.csv"))
     _timed(steps, "read it", lambda: ScoreTable.from_csv(folder / "scores.csv"))
-    _timed(steps, "image metrics, 1000 resamples", lambda: image_metrics(table, val=None))
+    _timed(steps, "image metrics with an interval", lambda: image_metrics(table, val=None))
     return steps
 
 
