@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import io
 import json
-import logging
 import pickle
 import resource
 import subprocess
@@ -88,12 +87,11 @@ def of_runs(count: int, folder: Path) -> Steps:
     for index in range(count):
         _make_run(folder / "runs" / "folder" / "ae" / f"{index:08x}-s{index % _SEEDS}", index)
     steps: Steps = {}
-    logging.disable()
     for name, arguments in (
         ("anomaly-lab runs", ["runs"]),
         ("anomaly-lab report", ["report", f"output={folder / 'report.html'}"]),
     ):
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             status = _timed(
                 steps, name, lambda arguments=arguments: command([*arguments, f"runs_dir={folder / 'runs'}"])
             )

@@ -8,7 +8,7 @@ import torch
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.trainer import quieten
 from benchmarks import __main__ as command
-from benchmarks import precision, step
+from benchmarks import precision, scale, step
 from benchmarks.loops import Difference, InMemory, Window, train_ours, train_plain
 from benchmarks.setting import Moment, cache_at, make_setting
 
@@ -142,3 +142,11 @@ def test_an_unknown_part_is_named_with_the_nearest(word, capsys):
 def test_a_mistyped_option_is_an_error_without_a_traceback(capsys):
     assert command.main(["cache", "dataset.imagesize=3"]) == 2
     assert "dataset.image_size" in capsys.readouterr().err
+
+
+def test_sizes_are_measured_a_step_at_a_time(tmp_path):
+    images, runs = scale.of_images(60, tmp_path / "a"), scale.of_runs(10, tmp_path / "b")
+    assert {"scan the folder", "split", "read it"} <= set(images)
+    assert set(runs) == {"anomaly-lab runs", "anomaly-lab report"}
+    assert (tmp_path / "b/report.html").stat().st_size > 10_000
+    assert all(step["seconds"] >= 0 and step["peak"] > 10 for step in (*images.values(), *runs.values()))
