@@ -54,7 +54,7 @@ attack: setup ## files of strangers: attacks, and damage at random
 bench: setup ## compare with a hand-written training loop, side by side
 	$(BIN)/python -m benchmarks
 
-scale: setup ## the time and memory of a million images and of ten thousand runs
+scale: setup ## the CPU time and memory of a million images and of ten thousand runs
 	$(BIN)/python -m benchmarks.scale
 
 sbom: $(AUDIT)/.installed ## the bill of materials of what requirements.lock pins: dist/sbom.json (CycloneDX)

@@ -67,7 +67,7 @@ def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> 
         )
     data = DefectDataModule(plan, config["seed"])
     with first_rank_first():
-        if is_first_here():
+        if is_first_here() or plan.full_size is None:  # images of their own size are in no cache, but known by frame
             data.prepare(progress=shows_bars() and rank() == 0)
     with open_dashboard(config, run) as dashboard:
         history = train(config, run, model, data, dashboard)

@@ -21,20 +21,21 @@ from anomaly_lab.errors import ConfigError, DataError, require
 
 log = logging.getLogger("anomaly_lab")
 
-_OPTIONS = ("root", "address", "checked", "crackforest")
+_OPTIONS = {"get": ("root", "address", "checked"), "prepare": ("root", "checked"), "make": ("root", "crackforest")}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `anomaly-lab data ACTION NAME [ARCHIVE] [root=DIR]`."""
     words = [text for text in arguments if "=" not in text or Path(text).is_file()]
-    require_options("data", [text for text in arguments if text not in words], _OPTIONS)
-    asked = own_options([text for text in arguments if text not in words], _OPTIONS)
+    options = [text for text in arguments if text not in words]
     if len(words) < 2:
         raise ConfigError(
             "data takes an action and a dataset: data get mt, data prepare mvtec ARCHIVE, or data make rsd."
         )
     action, name, *archives = words
-    require("data", action, ("get", "prepare", "make"))
+    require("data", action, _OPTIONS)
+    require_options(f"data {action}", options, _OPTIONS[action])
+    asked = own_options(options, _OPTIONS[action])
     known = {each: dataset for each, dataset in known_datasets().items() if dataset.marker}
     require("dataset", name, known)
     dataset = known[name]
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     target = _target(dataset, asked)
     if action == "make":
         require("dataset", name, ("rsd",))
-        normal, defective = make_rsd(CrackForest(asked.get("crackforest")), target)
+        normal, defective = make_rsd(_crackforest(asked), target)
         counts = f"{normal} crack-free patches and {defective} cracked roads"
         log.info("%s of CrackForest are in %s, to stand in for rsd. Terms: %s.", counts, target, CrackForest.licence)
         return 0
@@ -61,6 +62,19 @@ def main(arguments: Sequence[str]) -> int:
         archive.unlink()
     log.info("%s is in %s.", name, target)
     return 0
+
+
+def _crackforest(asked: Mapping[str, str]) -> CrackForest:
+    roads = CrackForest(asked.get("crackforest"))
+    try:
+        roads.root  # noqa: B018  # looks for it
+    except DataError:
+        where = asked.get("crackforest", f"none below {DATA_VARIABLE}")
+        raise ConfigError(
+            f"data make rsd takes CrackForest's photographs: crackforest=DIR (now {where}). anomaly-lab data get "
+            "crackforest brings them."
+        ) from None
+    return roads
 
 
 def prepare(dataset: type[DefectDataset], archive: Path, target: Path, *, checked: bool) -> None:

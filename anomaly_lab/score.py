@@ -20,7 +20,7 @@ from anomaly_lab.data.store import ImageStore
 from anomaly_lab.files import read_json, write_json
 from anomaly_lab.metrics.evaluation import Gathered
 from anomaly_lab.metrics.floors import floors
-from anomaly_lab.metrics.image import image_metrics
+from anomaly_lab.metrics.image import defective_floor, image_metrics
 from anomaly_lab.metrics.pixel import at_largest_gap, missing_pixels, pixel_metrics
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.models.base import AnomalyModel
@@ -47,6 +47,8 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
     plan = data.plan
     trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     names = [name for name in ("labelled", "val", "tune", "test") if plan.split.lists.get(name)]
+    if not plan.learns_real_labels:
+        names = [name for name in names if name != "labelled"]
     threshold, reason, found = _pixel_threshold(trainer, model, data)
     found |= {name: _evaluate(trainer, model, data, name, threshold) for name in names if name not in found}
     if rank() > 0:
@@ -125,13 +127,16 @@ def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
         "version": _FLOOR_VERSION,
         **({"roi": list(plan.load.roi)} if plan.load.roi else {}),
     }
+    whole_train, whole_test = plan.pool("all"), plan.split.lists["test"]
+    if is_large := max(len(whole_train), len(whole_test)) > _FLOOR_IMAGES:
+        key["drawn"] = _FLOOR_IMAGES
     path = folder / f"{hash_of(key)[:8]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError):  # missing or damaged: computed anew
         kept: dict[str, Any] = read_json(path)
         if kept["key"] == key:
             return kept
     store = plan.store(_FLOOR_SIZE)
-    train, test = (_some(records) for records in (plan.pool("all"), plan.split.lists["test"]))
+    train, test = _some(whole_train), _some(whole_test)
     train_grey, test_grey = (_greys(store, records) for records in (train, test))
     unlabelled = {record.path for record in plan.pool("unlabelled")}
     pool = train_grey[[record.path in unlabelled for record in train]]
@@ -139,10 +144,11 @@ def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
     knows_parts = plan.split.options.keeps_parts and any(record.group for record in (*train, *test))
     leaks = find_leaks(thumbnails(train_grey), thumbnails(test_grey), [r.path for r in train], [r.path for r in test])
     sentence = leaks.sentence(by_group=knows_parts)
-    if max(len(plan.pool("all")), len(plan.split.lists["test"])) > _FLOOR_IMAGES:
-        sentence += (
-            f" This and the floors are of {len(train):,} training and {len(test):,} test images drawn at random."
-        )
+    if is_large:
+        drawn = f"{len(train):,} training and {len(test):,} test images drawn at random"
+        sentence = f"For floors and near-duplicates only {drawn} were looked at; there may be others. {sentence}"
+        if metrics["floor_all_f1"] is not None:
+            metrics["floor_all_f1"] = defective_floor(np.array([record.label for record in whole_test]))
     found = {
         "key": key,
         "metrics": metrics,
@@ -154,11 +160,14 @@ def describe_split(plan: DataPlan, folder: Path) -> dict[str, Any]:
 
 
 def _some(records: tuple[Record, ...]) -> tuple[Record, ...]:
-    """At most `_FLOOR_IMAGES` of the records, drawn with a fixed seed, in their order."""
+    """At most `_FLOOR_IMAGES` of the records, drawn with a fixed seed, in their order; as many as can be are defective,
+    up to half of them."""
     if len(records) <= _FLOOR_IMAGES:
         return records
-    drawn = np.random.default_rng(0).choice(len(records), _FLOOR_IMAGES, replace=False)
-    return tuple(records[i] for i in sorted(drawn))
+    shuffled = np.random.default_rng(0).permutation(len(records)).tolist()
+    normal, defective = ([i for i in shuffled if records[i].label == label] for label in (0, 1))
+    count = min(len(defective), max(_FLOOR_IMAGES // 2, _FLOOR_IMAGES - len(normal)))
+    return tuple(records[i] for i in sorted(normal[: _FLOOR_IMAGES - count] + defective[:count]))
 
 
 def _save_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:

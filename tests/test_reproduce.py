@@ -81,7 +81,7 @@ def test_a_table_of_labels_has_a_gap_where_there_are_none(pictures, tmp_path, ca
     shutil.copytree(pictures / "good", normal)
     asked = ["reproduce", "ae_unet/table2", "dataset=folder", f"dataset.root={normal}", "seeds=1", "--dry-run"]
     assert main([*asked, "model=unet", f"runs_dir={tmp_path}"]) == 0
-    assert "learns from labels, and folder has none to give" in " ".join(capsys.readouterr().out.split())
+    assert "UNet 1 0 cannot" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_job_that_fails_is_named_and_the_others_are_shown(tmp_path, capsys):

@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_lab import score
 from anomaly_lab.cli import main
 from anomaly_lab.data.plan import make_plan
+from anomaly_lab.data.records import Record
 from anomaly_lab.errors import LabError
 from anomaly_lab.runs import Run
 from anomaly_lab.train import train
@@ -60,8 +61,21 @@ def test_the_floors_of_many_images_are_of_some_drawn_at_random(finished, tmp_pat
     some, again = (score.describe_split(plan, tmp_path / name) for name in ("some", "again"))
     assert some == again
     assert some["leakage"]["test_count"] == 7
-    assert some["leakage"]["sentence"].endswith("are of 7 training and 7 test images drawn at random.")
+    assert "only 7 training and 7 test images drawn at random" in some["leakage"]["sentence"]
     assert None not in some["metrics"].values()
+    assert some["metrics"]["floor_all_f1"] == every["metrics"]["floor_all_f1"], "which takes no picture"
+
+
+@pytest.mark.parametrize(("normal", "defective", "drawn"), [(3, 20, 7), (20, 3, 3), (20, 20, 5), (20, 0, 0), (4, 5, 5)])
+def test_of_a_large_set_the_rare_class_is_drawn_first(normal, defective, drawn, monkeypatch):
+    monkeypatch.setattr(score, "_FLOOR_IMAGES", 10)
+    if normal + defective <= 10:
+        monkeypatch.setattr(score, "_FLOOR_IMAGES", normal + defective)
+    records = tuple(Record(f"{i:03}", "good" if i < normal else "spot") for i in range(normal + defective))
+    some = score._some(records)
+    assert sum(record.label for record in some) == drawn
+    assert len(some) == len(set(some)) == min(10, len(records))
+    assert list(some) == sorted(some, key=lambda record: record.path)
 
 
 def test_a_finished_run_is_left_alone_without_importing_torch(tiny, finished, capsys):

@@ -12,10 +12,11 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from anomaly_lab.data.plan import DataPlan
+from anomaly_lab.data.options import SYNTHETIC_KINDS
+from anomaly_lab.data.plan import SYNTHESISED, DataPlan
 from anomaly_lab.data.records import Record
 from anomaly_lab.data.samples import Key, OrderedSampler, ResumableLoader, SplitDataset, TrainingSampler, collate
-from anomaly_lab.data.synthesis import KINDS, Synthesis
+from anomaly_lab.data.synthesis import Synthesis
 from anomaly_lab.data.tiles import Tiling
 from anomaly_lab.data.transforms import Augmentation
 from anomaly_lab.errors import DataError
@@ -50,6 +51,8 @@ class DefectDataModule(LightningDataModule):
             DataError: if files cannot be read, or there is no defective pixel to learn from.
         """
         records = {(r.path, r.mask): r for records in self.plan.split.lists.values() for r in records}
+        if SYNTHESISED in self.plan.split.notes:
+            log.warning("%s: %s", self.plan.dataset.root, " ".join(self.plan.split.notes[:2]))
         self.store.prepare(list(records.values()), progress=progress)
         self._look_at_masks()
 
@@ -96,7 +99,7 @@ class DefectDataModule(LightningDataModule):
         """Refuse to learn from nothing but empty masks, and say where masks are empty or mark nearly all."""
         lists: dict[str, tuple[str, ...]] = {"judge by": ("tune", "test")}
         root = self.plan.dataset.root
-        if "labelled" in self.plan.load.learns_from:
+        if self.plan.learns_real_labels:
             lists["learn from"] = ("labelled",)
         for purpose, names in lists.items():
             records = (r for name in names for r in self.plan.split.lists.get(name, ()))
@@ -136,7 +139,7 @@ class DefectDataModule(LightningDataModule):
         )
         synthesis = None
         if stream == "labelled" and self.plan.synthesises:
-            synthesis = Synthesis(load.synthetic_kinds or KINDS, self.plan.synthetic_share)
+            synthesis = Synthesis(load.synthetic_kinds or SYNTHETIC_KINDS, self.plan.synthetic_share)
         return SplitDataset(
             records,
             self.store,

@@ -13,6 +13,7 @@ SPLITS = ("by_group", "by_tile", "random")
 NATIVE: Final = "native"
 STREAMS = ("unlabelled", "labelled", "all")
 LABELS = ("real", "synthetic", "both")
+SYNTHETIC_KINDS = ("texture", "patch", "blend", "crack", "spots", "light")  # of synthesis.py
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,14 @@ class LoadOptions:
         if self.labels is not None:
             require("dataset.labels", self.labels, LABELS)
         if self.synthetic_kinds is not None:
-            kinds = (self.synthetic_kinds,) if isinstance(self.synthetic_kinds, str) else tuple(self.synthetic_kinds)
-            object.__setattr__(self, "synthetic_kinds", kinds)
+            given = self.synthetic_kinds
+            if not isinstance(given, list | tuple) or not given:
+                raise ConfigError(f"dataset.synthetic_kinds={given!r} has to be a list: [{','.join(SYNTHETIC_KINDS)}].")
+            for kind in given:
+                require("dataset.synthetic_kinds", str(kind), SYNTHETIC_KINDS)
+            object.__setattr__(self, "synthetic_kinds", tuple(given))
+        if self.synthetic_share == 0:
+            raise ConfigError("dataset.synthetic_share=0 would leave no defect to learn from: dataset.labels=real.")
         require("dataset.resize", self.resize, RESIZE_POLICIES)
         require("dataset.flip", self.flip or "none", FLIPS)
         if self.roi is not None:

@@ -23,6 +23,8 @@ from anomaly_lab.files import read_yaml
 
 Options = TypeVar("Options")
 
+SYNTHESISED = "None is labelled: it learns from defects synthesised onto normal images (dataset.labels=synthetic)."
+
 
 @dataclass(frozen=True)
 class DataPlan:
@@ -61,6 +63,11 @@ class DataPlan:
         return self.load.labels != "real"
 
     @property
+    def learns_real_labels(self) -> bool:
+        """Whether masks of the list `labelled` are learnt from."""
+        return "labelled" in self.load.learns_from and (not self.synthesises or self.load.labels == "both")
+
+    @property
     def synthetic_share(self) -> float:
         """The share of the normal images that get a defect, each time they come."""
         return 0.5 if self.load.synthetic_share is None else self.load.synthetic_share
@@ -77,11 +84,13 @@ class DataPlan:
         records = [record for part in self._lists_of(name) for record in self.split.lists.get(part, ())]
         if name == "labelled" and self.synthesises:
             real = records if self.load.labels == "both" else []
-            records = [record for record in self.pool("all") if not record.label] + real
+            # what is drawn of the tested part hides its label
+            known = [record for record in self.pool("all") if not record.label and record.part != "test"]
+            records = known + real
         return tuple(dict.fromkeys(records))
 
     def stream(self, name: str) -> tuple[Record, ...]:
-        """The same, to train on; real defects as often as synthetic ones.
+        """The same, to train on; real defects come at least as often as synthetic ones.
 
         Raises:
             ConfigError: if there are none.
@@ -89,6 +98,15 @@ class DataPlan:
         records = self.pool(name)
         if name == "labelled" and self.synthesises:
             real = tuple(record for record in records if record.label)
+            if len(real) == len(records):
+                raise ConfigError(
+                    "dataset.labels=synthetic and both put defects onto normal images, and there are none to train on."
+                )
+            if self.load.labels == "both" and not real:
+                raise ConfigError(
+                    "dataset.labels=both needs labelled defects too: dataset.protocol=few_labelled gives some. Without "
+                    "any: dataset.labels=synthetic."
+                )
             turns = round(self.synthetic_share * (len(records) - len(real)) / max(1, len(real)))
             records += real * (turns - 1)
         if not records:
@@ -120,16 +138,15 @@ def make_plan(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DataPla
     records = dataset.scan()
     try:
         split = make_split(records, options)
-    except NothingToLabelError:
+    except NothingToLabelError as error:
         if load.learns_from != ("unlabelled",) and load.labels in ("real", "both"):
             raise
         split = make_split(records, replace(options, protocol="normal_only"))
-        note = "No image can be labelled: split by dataset.protocol=normal_only."
+        note = f"No image can be labelled: split by dataset.protocol=normal_only. ({error})"
         split = replace(split, notes=(note, *split.notes))
     plan = DataPlan(dataset, split, load)
     if plan.synthesises and load.labels is None:
-        note = "None is labelled: it learns from defects synthesised onto normal images (dataset.labels=synthetic)."
-        plan = replace(plan, split=replace(split, notes=(note, *split.notes)))
+        plan = replace(plan, split=replace(split, notes=(SYNTHESISED, *split.notes)))
     return plan
 
 

@@ -3,7 +3,8 @@
 P1's section 4.1: normal images are cropped from defect-free road and resized to 224x224, defective images resized to
 224x224. So the two differ in scale, in the paper as here: a normal image shows a small part of a road enlarged, a
 defective one a whole photograph shrunk. What tells magnification tells normal from defective; the floors in each run's
-table show how much.
+table show how much. And patches of one photograph, and the photograph itself, lie on both sides of the split: each has
+a crack, so that no photograph could be kept out of the test.
 """
 
 from __future__ import annotations

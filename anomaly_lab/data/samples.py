@@ -69,19 +69,21 @@ class SplitDataset(Dataset[Sample]):
         label = record.label
         if self.hide_masks:
             mask = np.full_like(mask, IGNORE)
-        elif self.synthesis is not None and not label:
-            rng = np.random.default_rng((self.seed, *key, 1))  # not the stream of the augmentation
-            other, _ = self.whole(self._normal[int(rng.integers(len(self._normal)))])
-            image, mask = self.synthesis(image, mask, other, rng)
-            label = int((mask == DEFECTIVE).any())
         if self.augment is not None:
             image, mask = self.augment(image, mask, key=(self.seed, *key))
             turn = 0
+            if self.synthesis is not None and not label and not self.hide_masks:
+                rng = np.random.default_rng((self.seed, *key, 1))  # not the stream of the augmentation
+                image, mask = self.synthesis(image, mask, self._normal_image, len(self._normal), rng)
+                label = int((mask == DEFECTIVE).any())
         else:
             image, mask = (self.tiling.cut(array, turn) for array in (image, mask))
         return Sample(
             image=image, mask=mask, label=label, index=index, tile=turn, path=record.path, defect=record.defect
         )
+
+    def _normal_image(self, number: int) -> Array:
+        return self.whole(self._normal[number])[0]
 
     def frame(self, index: int) -> tuple[int, int]:
         """Height and width of `whole(index)`."""

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_lab.errors import require
 from anomaly_lab.types import DEFECTIVE, IGNORE, NORMAL
 
 VISIBLE = 4.0  # grey levels, averaged over 3x3 pixels: where a channel changes less, nothing is marked
@@ -28,23 +27,22 @@ Field = npt.NDArray[np.float32]  # (H, W)
 
 @dataclass(frozen=True)
 class Synthesis:
-    """Puts defects of these kinds onto a share of the normal images that it is given.
-
-    Raises:
-        ConfigError: if a kind is unknown, or there is none.
-    """
+    """Puts defects of these kinds (names in `DEFECTS`) onto a share of the normal images that it is given."""
 
     kinds: Sequence[str]
     share: float
 
-    def __post_init__(self) -> None:
-        for kind in self.kinds or ("",):
-            require("dataset.synthetic_kinds", kind, DEFECTS)
+    def __call__(
+        self, image: Image, mask: Image, others: Callable[[int], Image], count: int, rng: np.random.Generator
+    ) -> tuple[Image, Image]:
+        """The image, perhaps damaged, and its mask (H, W), in which what was to be ignored still is.
 
-    def __call__(self, image: Image, mask: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Image]:
-        """The image, perhaps damaged, and its mask (H, W), in which what was to be ignored still is."""
+        Args:
+            others: gives one of `count` normal images, of any size; called only for an image that is to be damaged.
+        """
         if rng.random() >= self.share:
             return image, mask
+        other = _piece(others(int(rng.integers(count))), image.shape[:2], rng)
         damaged, marked = synthesise(image, other, self.kinds, rng)
         return damaged, np.where(mask == IGNORE, mask, marked)
 
@@ -54,16 +52,14 @@ def synthesise(image: Image, other: Image, kinds: Sequence[str], rng: np.random.
 
     Args:
         image: uint8 (H, W, 3); one with equal channels keeps them equal if the other has.
-        other: another normal image, to take pieces from.
+        other: another normal image of the same size, to take pieces from.
         kinds: of the defects to draw from, names in `DEFECTS`.
         rng: all that the defects depend on beside the images.
 
     Returns:
         The image, uint8 (H, W, 3), and its mask, uint8 (H, W): DEFECTIVE where it was visibly changed, perhaps nowhere.
     """
-    size = image.shape[1], image.shape[0]
-    source = (other if other.shape == image.shape else cv2.resize(other, size)).astype(np.float32)
-    damaged = image
+    source, damaged = other.astype(np.float32), image
     while True:
         damage = DEFECTS[kinds[int(rng.integers(len(kinds)))]]
         damaged = _as_image(damage(rng, damaged.astype(np.float32), source))
@@ -71,6 +67,15 @@ def synthesise(image: Image, other: Image, kinds: Sequence[str], rng: np.random.
             break
     change = cv2.blur(np.abs(damaged.astype(np.float32) - image), (3, 3)).max(axis=2)
     return damaged, np.where(change >= VISIBLE, np.uint8(DEFECTIVE), np.uint8(NORMAL))
+
+
+def _piece(image: Image, size: Sequence[int], rng: np.random.Generator) -> Image:
+    """A part of this size (H, W) of an image, which is enlarged if it is smaller."""
+    height, width = image.shape[:2]
+    if height < size[0] or width < size[1]:
+        return np.asarray(cv2.resize(image, (size[1], size[0])), np.uint8)
+    top, left = (int(rng.integers(has - wants + 1)) for has, wants in zip((height, width), size, strict=True))
+    return image[top : top + size[0], left : left + size[1]]
 
 
 def _texture(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:

@@ -40,10 +40,14 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         def local_mean(x: Tensor) -> Tensor:
             return down.T @ x @ across
 
+        # about the images' own means, so that little is lost where a GPU multiplies with few digits (TF32)
+        centre_a, centre_b = (image.mean((2, 3), keepdim=True) for image in (a, b))
+        a, b = a - centre_a, b - centre_b
         mean_a, mean_b = local_mean(a), local_mean(b)
         var_a = (local_mean(a * a) - mean_a.square()).clamp_min(0)
         var_b = (local_mean(b * b) - mean_b.square()).clamp_min(0)
         covariance = local_mean(a * b) - mean_a * mean_b
+        mean_a, mean_b = mean_a + centre_a, mean_b + centre_b
         c1, c2 = 0.01**2, 0.03**2
         luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
         structure = (2 * covariance + c2) / (var_a + var_b + c2)

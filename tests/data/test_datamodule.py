@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 
 import numpy as np
@@ -183,6 +184,33 @@ def test_real_labels_come_as_often_as_synthetic_ones(data):
     assert real == pytest.approx((len(streams["both"]) - real) / 2, abs=1)
     assert set(streams["both"]) == {*streams["synthetic"], *streams["real"]}
     assert len({plan.sha256 for plan in plans.values()}) == 1, "the split is one"
+    assert [plans[labels].learns_real_labels for labels in (None, "real", "synthetic", "both")] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_what_cannot_be_synthesised_is_said(data, tmp_path):
+    with pytest.raises(ConfigError, match=r"labels=both needs labelled defects too"):
+        data(learns_from=["labelled"], labels="both").train_dataloader()
+    with pytest.raises(ConfigError, match="synthetic_share=0"):
+        data(learns_from=["labelled"], labels="synthetic", synthetic_share=0)
+    plan = data(learns_from=["labelled"], labels="synthetic").plan
+    none = dataclasses.replace(
+        plan, split=dataclasses.replace(plan.split, lists={"labelled": plan.split.lists["test"][-2:]})
+    )
+    with pytest.raises(ConfigError, match="there are none to train on"):
+        dataclasses.replace(none, load=dataclasses.replace(plan.load, labels="both")).stream("labelled")
+
+
+def test_defects_are_put_onto_crops_of_large_images(data):
+    module = data(learns_from=["labelled"], full_size="native", image_size=16, synthetic_share=1.0)
+    batch = next(iter(module.train_dataloader()))
+    assert batch["image"].shape == (4, 3, 16, 16)
+    shares = (batch["mask"] == 1).float().mean((1, 2, 3))
+    assert ((shares > 0) & (shares < 0.9)).any()
 
 
 def test_more_labels_leave_the_test_and_the_pool_alone(data):

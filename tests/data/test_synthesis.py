@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from anomaly_lab.data import synthesis
+from anomaly_lab.data.options import SYNTHETIC_KINDS, LoadOptions
 from anomaly_lab.data.painting import KINDS as VAL_KINDS
 from anomaly_lab.data.synthesis import DEFECTS, KINDS, Synthesis, synthesise
 from anomaly_lab.data.synthetic import DEFECTS as TEST_DEFECTS
@@ -58,29 +59,34 @@ def test_flat_images_of_any_size_are_no_difficulty(kind, level):
     for side in (16, 40):
         image = np.full((side, side, 3), level, np.uint8)
         for seed in range(5):
-            damaged, mask = synthesise(image, surface(seed), [kind], np.random.default_rng(seed))
+            damaged, mask = synthesise(image, surface(seed, (side, side)), [kind], np.random.default_rng(seed))
             assert damaged.shape == image.shape
-            assert not mask.any() or (damaged != image).any()
+            assert (mask == 1).mean() < 0.9
 
 
 def test_a_share_is_damaged_and_what_is_ignored_stays_so():
-    image, other, mask = surface(0), surface(1), np.zeros((64, 64), np.uint8)
+    image, other, mask = surface(0), surface(1, (90, 70)), np.zeros((64, 64), np.uint8)
     mask[:20] = 255
-    damage = Synthesis(KINDS, 0.25)
-    results = [damage(image, mask, other, np.random.default_rng(seed)) for seed in range(400)]
+    damage, asked = Synthesis(KINDS, 0.25), []
+    others = lambda number: asked.append(number) or other  # noqa: E731
+    results = [damage(image, mask, others, 7, np.random.default_rng(seed)) for seed in range(400)]
+    assert len(asked) == sum(damaged is not image for damaged, _ in results), "no other image is read in vain"
+    assert set(asked) == set(range(7))
     assert 60 <= sum(damaged is not image for damaged, _ in results) <= 140
     assert all((marked[:20] == 255).all() and (marked[20:] != 255).all() for _, marked in results)
     assert sum((marked == 1).any() for _, marked in results) > 40
 
 
-@pytest.mark.parametrize(("kinds", "told"), [(["crak"], "Did you mean 'crack'"), ([], "synthetic_kinds")])
-def test_unknown_kinds_are_named(kinds, told):
-    with pytest.raises(ConfigError, match=told):
-        Synthesis(kinds, 0.5)
+@pytest.mark.parametrize("wrong", [["crak"], [3], [], "crack", 5])
+def test_kinds_that_are_none_are_refused_before_anything_is_read(wrong):
+    assert tuple(DEFECTS) == SYNTHETIC_KINDS
+    with pytest.raises(ConfigError, match=r"dataset\.synthetic_kinds"):
+        LoadOptions(synthetic_kinds=wrong)
 
 
 def test_no_kind_and_no_code_is_shared_with_what_it_is_judged_by():
     assert not set(DEFECTS) & {*VAL_KINDS, *TEST_DEFECTS}
     tree = ast.parse(Path(synthesis.__file__).read_text())
-    modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert not {module for module in modules if module.startswith("anomaly_lab.data")}
+    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert not {name for name in names if name.startswith("anomaly_lab.data")}
