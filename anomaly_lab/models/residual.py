@@ -60,5 +60,5 @@ def _window_shares(side: int, device: torch.device) -> Tensor:
     Two products with it take a quarter of the time of pooling the windows, on a CPU.
     """
     border = WINDOW // 2
-    pixels = torch.eye(side, device=device)[None]
+    pixels = torch.eye(side, dtype=torch.float32, device=device)[None]  # whatever the model computes in
     return F.avg_pool1d(F.pad(pixels, (border, border), mode="reflect"), WINDOW, stride=1)[0]
