@@ -47,7 +47,7 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
     plan = data.plan
     trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     names = [name for name in ("labelled", "val", "tune", "test") if plan.split.lists.get(name)]
-    if not plan.learns_real_labels:
+    if plan.synthesises and not plan.learns_real_labels:  # its images were not learnt from
         names = [name for name in names if name != "labelled"]
     threshold, reason, found = _pixel_threshold(trainer, model, data)
     found |= {name: _evaluate(trainer, model, data, name, threshold) for name in names if name not in found}

@@ -194,7 +194,7 @@ def test_a_failing_first_stage_is_named(train, runs, caplog):
     ("overrides", "why"),
     [
         (["dataset.labelled_per_type=0"], "labelled_per_type"),
-        (["dataset.protocol=normal_only"], "few_labelled"),
+        (["dataset.protocol=normal_only", "dataset.labels=real"], "few_labelled"),
         (["dataset.image_size=40"], "40 is no multiple of 16"),
         (["model.width=0"], "model.width=0"),
         (["dataset.learns_from=[labels]"], "Did you mean 'labelled'"),
