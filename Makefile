@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 AUDIT := .venv-audit
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .PHONY: help setup demo test test-slow ranks faults attack lint format type bench scale sbom audit lock wheel clean
 
@@ -71,10 +72,8 @@ $(AUDIT)/.installed: requirements-audit.lock
 	@touch $@
 
 lock: ## write both lock files anew (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--extra dev --extra launchers --extra export --extra dashboards pyproject.toml -o requirements.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--group audit -o requirements-audit.lock
+	$(COMPILE) --extra dev --extra launchers --extra export --extra dashboards pyproject.toml -o requirements.lock
+	$(COMPILE) --group audit -o requirements-audit.lock
 
 wheel: setup ## build the wheel into dist/
 	$(BIN)/python -m hatchling build -t wheel

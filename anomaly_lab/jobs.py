@@ -17,7 +17,7 @@ from typing import Literal
 
 from anomaly_lab.arguments import option_of
 from anomaly_lab.config import Config, check_values, compose
-from anomaly_lab.data.plan import SYNTHESISED, DataPlan, load_options, make_plan
+from anomaly_lab.data.plan import DataPlan, load_options, make_plan
 from anomaly_lab.errors import ConfigError, LabError, RunError
 from anomaly_lab.hardware import process_count, resolve_precision
 from anomaly_lab.runs import Run, RunBusyError
@@ -74,7 +74,7 @@ def prepare(config: Config, overrides: Sequence[str]) -> Job:
             f"norm needs them): set it to a multiple of {processes}, such as {processes * max(2, size // processes)}."
         )
     plan = make_plan(config["dataset"], tuple(config["allow"]))
-    if SYNTHESISED in plan.split.notes:
+    if plan.lacks_labels:
         config["dataset"]["labels"] = "synthetic"  # as if it had been asked for
     stage1 = _first_stage(config, plan, overrides)
     return Job(config, plan, Run.of(config, plan), stage1, processes)

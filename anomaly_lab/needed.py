@@ -12,7 +12,7 @@ from statistics import mean
 from anomaly_lab.arguments import option_of
 from anomaly_lab.config import Config, compose, hash_basis, hash_of
 from anomaly_lab.data.few_labelled import NothingToLabelError
-from anomaly_lab.data.plan import SYNTHESISED, DataPlan
+from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.errors import ConfigError, DataError, LabError, RunError
 from anomaly_lab.experiment import Experiment
 from anomaly_lab.jobs import prepare
@@ -76,7 +76,7 @@ def plan(experiment: Experiment, settings: Mapping[str, tuple[str, ...]], overri
                     config = copy.deepcopy(composed)
                     config["seed"] = config["dataset"]["split_seed"] = seed
                     job = prepare(config, texts)
-                    if SYNTHESISED in job.plan.split.notes:  # a paper's table is of labels
+                    if job.plan.lacks_labels:  # a paper's table is of labels
                         why = " ".join(job.plan.split.notes[1:2])
                         raise NothingToLabelError(f"{method} learns from labels, and {dataset} has none. {why}")
                 except (DataError, NothingToLabelError) as error:

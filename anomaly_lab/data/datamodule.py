@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from anomaly_lab.data.options import SYNTHETIC_KINDS
-from anomaly_lab.data.plan import SYNTHESISED, DataPlan
+from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.records import Record
 from anomaly_lab.data.samples import Key, OrderedSampler, ResumableLoader, SplitDataset, TrainingSampler, collate
 from anomaly_lab.data.synthesis import Synthesis
@@ -51,7 +51,7 @@ class DefectDataModule(LightningDataModule):
             DataError: if files cannot be read, or there is no defective pixel to learn from.
         """
         records = {(r.path, r.mask): r for records in self.plan.split.lists.values() for r in records}
-        if SYNTHESISED in self.plan.split.notes:
+        if self.plan.lacks_labels:
             log.warning("%s: %s", self.plan.dataset.root, " ".join(self.plan.split.notes[:2]))
         self.store.prepare(list(records.values()), progress=progress)
         self._look_at_masks()

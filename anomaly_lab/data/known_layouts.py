@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from anomaly_lab.data.images import read_image
-from anomaly_lab.data.layouts import masks_below, place, scan_parts, subfolders
+from anomaly_lab.data.layouts import below, masks_below, place, scan_parts, subfolders
 from anomaly_lab.data.polygons import Annotated, Points, read_annotations
 from anomaly_lab.data.records import GOOD, Record, image_files
 from anomaly_lab.errors import DataError
@@ -174,7 +174,7 @@ def _below(root: Path, path: Path | None) -> str:
         return ""
     if not path.is_relative_to(root):
         path, root = path.resolve(), root.resolve()
-    return path.relative_to(root).as_posix()
+    return below(path, root)
 
 
 def _row(path: str, label: str, mask: str | None, split: str = "", folder: str = "") -> Row:

@@ -23,8 +23,6 @@ from anomaly_lab.files import read_yaml
 
 Options = TypeVar("Options")
 
-SYNTHESISED = "None is labelled: it learns from defects synthesised onto normal images (dataset.labels=synthetic)."
-
 
 @dataclass(frozen=True)
 class DataPlan:
@@ -56,11 +54,14 @@ class DataPlan:
         return by_paper and self.load.full_size in (None, 2 * self.load.image_size) and not self.load.tile_overlap
 
     @property
+    def lacks_labels(self) -> bool:
+        """Whether labels are synthesised because there are none, and nobody asked for that."""
+        return self.load.labels is None and "labelled" in self.load.learns_from and not self.split.lists.get("labelled")
+
+    @property
     def synthesises(self) -> bool:
         """Whether labels are synthesised onto normal images, beside real ones or instead of them."""
-        if self.load.labels is None:
-            return "labelled" in self.load.learns_from and not self.split.lists.get("labelled")
-        return self.load.labels != "real"
+        return self.lacks_labels or self.load.labels in ("synthetic", "both")
 
     @property
     def learns_real_labels(self) -> bool:
@@ -145,8 +146,9 @@ def make_plan(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DataPla
         note = f"No image can be labelled: split by dataset.protocol=normal_only. ({error})"
         split = replace(split, notes=(note, *split.notes))
     plan = DataPlan(dataset, split, load)
-    if plan.synthesises and load.labels is None:
-        plan = replace(plan, split=replace(split, notes=(SYNTHESISED, *split.notes)))
+    if plan.lacks_labels:
+        note = "None is labelled: it learns from defects synthesised onto normal images (dataset.labels=synthetic)."
+        plan = replace(plan, split=replace(split, notes=(note, *split.notes)))
     return plan
 
 

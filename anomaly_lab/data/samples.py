@@ -52,7 +52,7 @@ class SplitDataset(Dataset[Sample]):
     ) -> None:
         self.records, self.store, self.augment, self.seed = records, store, augment, seed
         self.tiling, self.hide_masks, self.synthesis = tiling, hide_masks, synthesis
-        self._normal = [index for index, record in enumerate(records) if not record.label]
+        self._normal = [index for index, record in enumerate(records) if not record.label] if synthesis else []
         self._last: tuple[int, tuple[Array, Array]] | None = None
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class SplitDataset(Dataset[Sample]):
         if self.augment is not None:
             image, mask = self.augment(image, mask, key=(self.seed, *key))
             turn = 0
-            if self.synthesis is not None and not label and not self.hide_masks:
+            if self.synthesis is not None and not label:
                 rng = np.random.default_rng((self.seed, *key, 1))  # not the stream of the augmentation
                 image, mask = self.synthesis(image, mask, self._normal_image, len(self._normal), rng)
                 label = int((mask == DEFECTIVE).any())
