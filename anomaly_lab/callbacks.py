@@ -1,4 +1,4 @@
-"""What happens around a training: its curves, its random numbers, and an end when the loss is no number."""
+"""What happens around a training: its curves, its random numbers, averaged weights, an end when the loss is none."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.utils import save_image
@@ -159,6 +160,27 @@ class AfterStep(Callback):
         means = mean_over_ranks(torch.cat(statistics))
         for old, new in zip(statistics, torch.split(means, [len(s) for s in statistics]), strict=True):
             old.copy_(new)
+
+
+class AveragedWeights(WeightAveraging):
+    """Keeps an exponential moving average of weights and batch norm's statistics, which `val` judges and the run keeps.
+
+    Args:
+        decay: of the average with each step. Early on it is (1 + steps) / (10 + steps), so that a short training's
+            average is not of its first steps.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=self._move)
+        self.decay = decay
+
+    @torch.no_grad()
+    def _move(self, averages: list[Tensor], weights: list[Tensor], steps: Tensor) -> None:
+        if averages[0].is_floating_point():
+            count = int(steps)
+            torch._foreach_lerp_(averages, weights, 1 - min(self.decay, (1 + count) / (10 + count)))
+        else:  # batch norm's count of batches
+            torch._foreach_copy_(averages, weights)
 
 
 class ProgressBar(RichProgressBar):

@@ -1,8 +1,9 @@
-"""The figure of an experiment, from what its runs left and from the images of its datasets."""
+"""Figures that show images of datasets: an experiment's, beside what its runs left, and what a run is taught."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +19,13 @@ from anomaly_lab.runs import Run
 if TYPE_CHECKING:
     from matplotlib import figure
 
+    from anomaly_lab.data.datamodule import DefectDataModule
+
 Runs = Mapping[tuple[str, str], Sequence[Run]]  # (dataset, method) -> its finished runs by seed
 Plans = Mapping[str, DataPlan]  # dataset -> its split of the first seed
 
 _EACH = 4  # images in a row of examples or of augmentations
+_TAUGHT = 4  # images in a row of synthesised defects, each without its line and with it
 _SHOWN = 224  # their side in pixels
 
 
@@ -38,6 +42,24 @@ def draw(found: Reproduction, runs: Runs, plans: Plans) -> figure.Figure | None:
     }
     asked = found.experiment.figure
     return None if asked is None else drawers[asked]()
+
+
+def draw_synthesised(data: DefectDataModule) -> figure.Figure:
+    """What a run is taught to be defects, as it comes in training: a row of images for each kind that is synthesised.
+
+    An image may lack its line: nothing was visibly changed, and nothing is marked.
+    """
+    dataset = data.training_dataset("labelled")
+    assert dataset.synthesis is not None, "asked for of a plan that synthesises"
+    kinds = dataset.synthesis.kinds
+    normal = [index for index, record in enumerate(dataset.records) if not record.label]
+    rows: dict[str, Sequence[Tile | None]] = {}
+    for kind in kinds:
+        dataset.synthesis = replace(dataset.synthesis, kinds=(kind,), share=1.0)
+        samples = [dataset[0, normal[turn % len(normal)], turn] for turn in range(_TAUGHT)]
+        rows[kind] = [tile for s in samples for tile in (Tile(s["image"]), Tile(s["image"], s["mask"]))]
+    note = "yellow line: what is taught to be a defect"
+    return grid_figure(rows, ["image", "marked"] * _TAUGHT, "Synthesised defects", note)
 
 
 def _title(found: Reproduction) -> str:

@@ -20,16 +20,26 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from anomaly_lab.callbacks import AfterStep, History, ProgressBar, Samples, SaveWhenTerminated, SeedEachBatch
+from anomaly_lab.callbacks import (
+    AfterStep,
+    AveragedWeights,
+    History,
+    ProgressBar,
+    Samples,
+    SaveWhenTerminated,
+    SeedEachBatch,
+)
 from anomaly_lab.config import ASKED, Config, as_partial, locate
 from anomaly_lab.dashboard import Dashboard, SendEpochs, open_dashboard
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.plan import DataPlan
+from anomaly_lab.draw import draw_synthesised
 from anomaly_lab.errors import ConfigError, RunError, require
 from anomaly_lab.hardware import shows_bars
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.models.gan import GAN
 from anomaly_lab.ranks import first_rank_first, is_first_here, rank, world_size
+from anomaly_lab.reporting.style import DPI
 from anomaly_lab.reporting.tables import duration
 from anomaly_lab.runs import Run
 from anomaly_lab.score import score
@@ -44,6 +54,7 @@ _NOT_ARGUMENTS = (
     "version",
     "optimizer",
     "scheduler",
+    "weight_average",
     "stage1",
     "stage1_hash",
     "autoencoder",
@@ -69,6 +80,11 @@ def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> 
     with first_rank_first():
         if is_first_here() or plan.full_size is None:  # images of their own size are in no cache, but known by frame
             data.prepare(progress=shows_bars() and rank() == 0)
+    if plan.synthesises and rank() == 0:
+        path = run.path / "figures" / "synthesised.png"
+        path.parent.mkdir(exist_ok=True)
+        draw_synthesised(data).savefig(path, dpi=DPI)
+        log.info("Defects to learn from: %s", path)
     with open_dashboard(config, run) as dashboard:
         history = train(config, run, model, data, dashboard)
         started = time.perf_counter()
@@ -102,6 +118,8 @@ def train(
         if config["trainer"]["estimate"] and epochs > 0 and not model.fits_once:
             log.info("%s", estimate(config, model, data, epochs))
         callbacks = training_callbacks(config["seed"], history, run.checkpoints)
+        if decay := config["model"]["weight_average"]:
+            callbacks.insert(2, AveragedWeights(decay))  # once a step is whole, before anything is saved
         if isinstance(model, GAN):
             callbacks.insert(-1, Samples(run.path / "samples", data.examples(_SAMPLES)))
         if wants_best:
@@ -190,6 +208,7 @@ def _build(where: str, node: Config, allow: tuple[str, ...]) -> AnomalyModel:
                 f"{where}.scheduler: ReduceLROnPlateau watches a metric, and schedules here count epochs, as "
                 "StepLR and CosineAnnealingLR do."
             )
+    _check_average(where, node, model_class)
     if "stage1" in node:
         arguments["autoencoder"] = _build(f"{where}.stage1", node["stage1"], allow)
     try:
@@ -202,6 +221,14 @@ def _build(where: str, node: Config, allow: tuple[str, ...]) -> AnomalyModel:
         raise ConfigError(f"{name}={first['input']!r}: {first['msg']}.") from None
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"model={node['name']} does not take these options: {error}") from error
+
+
+def _check_average(where: str, node: Config, model_class: type[AnomalyModel]) -> None:
+    decay = node["weight_average"]
+    if decay is not None and model_class.fits_once:
+        raise ConfigError(f"{where}.weight_average={decay!r}: {node['name']} takes no steps whose weights to average.")
+    if decay is not None and (not isinstance(decay, float) or not 0 < decay < 1):
+        raise ConfigError(f"{where}.weight_average={decay!r} has to be a number between 0 and 1, such as 0.999.")
 
 
 def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs: int) -> str:

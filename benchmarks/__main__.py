@@ -16,7 +16,7 @@ from rich.table import Table
 from anomaly_lab.errors import LabError, nearest
 from anomaly_lab.files import write_json
 from anomaly_lab.trainer import quieten
-from benchmarks import cache, ganomaly, pixels, precision, search, segmenter, step
+from benchmarks import cache, ganomaly, pixels, precision, search, segmenter, step, synthesis
 from benchmarks.machine import machine
 from benchmarks.setting import cache_at, make_setting
 
@@ -28,6 +28,7 @@ PARTS: dict[str, Any] = {
     "pixels": pixels,
     "search": search,
     "ganomaly": ganomaly,
+    "synthesis": synthesis,
 }
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from anomaly_lab.data.datamodule import DefectDataModule
+from anomaly_lab.data.options import SYNTHETIC_KINDS
 from anomaly_lab.trainer import quieten
 from benchmarks import __main__ as command
-from benchmarks import precision, scale, step
+from benchmarks import precision, scale, step, synthesis
 from benchmarks.loops import Difference, InMemory, Window, train_ours, train_plain
 from benchmarks.setting import Moment, cache_at, make_setting
 
@@ -129,6 +130,19 @@ def test_precisions_are_compared_where_bf16_is_fast(setting, monkeypatch):
         weight = precision._variant(setting, name)[1].encoder.features[3].weight
         assert weight.is_contiguous(memory_format=memory_format)
         assert not weight.is_contiguous() or memory_format == torch.contiguous_format
+
+
+def test_synthesis_is_timed_alone_and_beside_the_steps_that_wait_for_it(setting, pictures, monkeypatch, capsys):
+    small = ["model.width=2", "model.levels=2", "dataset.image_size=32", "dataset.batch_size=4"]
+    monkeypatch.setattr(synthesis, "OPTIONS", ["model=unet", "dataset=folder", f"dataset.root={pictures}", *small])
+    monkeypatch.setattr(synthesis, "EACH", 3)
+    result = synthesis.measure(setting)
+    assert set(result["milliseconds"]) == set(SYNTHETIC_KINDS)
+    assert all(len(times) == 2 and min(times) > 0 for times in result["milliseconds"].values())
+    assert set(result["images_per_second"]) == set(synthesis.WAYS)
+    assert all(len(speeds) == 2 and min(speeds) > 0 for speeds in result["images_per_second"].values())
+    rows = synthesis.table(result)
+    assert rows.row_count == len(synthesis.WAYS)
 
 
 @pytest.mark.parametrize("word", ["stpe", "cahce"])

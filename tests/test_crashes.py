@@ -39,14 +39,16 @@ def same_run(found, expected):
 
 
 @pytest.mark.parametrize(
-    "model", ["mean_teacher", *(pytest.param(model, marks=pytest.mark.slow) for model in ("dpae", "ganomaly", "pca"))]
+    "model",
+    ["mean_teacher", "unet", *(pytest.param(model, marks=pytest.mark.slow) for model in ("dpae", "ganomaly", "pca"))],
 )
 def test_sigterm_saves_in_the_middle_of_an_epoch_and_no_step_is_done_twice(model, tiny, tmp_path, monkeypatch, capsys):
     options = [text for text in tiny if not text.startswith("model.")]
     options += [f"model={model}", "~recipe", "dataset.label_reserve=3"]
-    small = {"dpae": [], "ganomaly": ["model.width=4"], "mean_teacher": ["model.width=4", "model.levels=2"], "pca": []}
-    options += small[model]
-    if model != "mean_teacher":
+    narrow = ["model.width=4", "model.levels=2"]
+    small = {"ganomaly": narrow[:1], "mean_teacher": narrow, "unet": [*narrow, "model.weight_average=0.9"]}
+    options += small.get(model, [])
+    if model not in ("mean_teacher", "unet"):
         options.append("model.latent_dim=4")
     stops = (0, 2) if model == "pca" else (1, 2)  # which is fitted in one epoch
     steps = []

@@ -14,6 +14,7 @@ from run_files import rows_of
 from sklearn.metrics import roc_auc_score
 
 from anomaly_lab import score
+from anomaly_lab.callbacks import AfterStep
 from anomaly_lab.cli import main
 from anomaly_lab.data.plan import make_plan
 from anomaly_lab.data.records import Record
@@ -215,6 +216,41 @@ def test_the_best_epoch_on_val_is_an_option(tiny):
     assert curve[best] == max(curve)
     metrics = json.loads((run / "metrics.json").read_text())["metrics"]
     assert metrics["val_image_auroc"] == pytest.approx(max(curve), abs=1e-6)
+
+
+def test_averaged_weights_are_what_is_judged_and_kept(tiny, monkeypatch):
+    steps = []
+    before = AfterStep.on_train_batch_end
+
+    def note(self, trainer, pl_module, *arguments):
+        before(self, trainer, pl_module, *arguments)
+        steps.append({name: tensor.clone() for name, tensor in pl_module.state_dict().items()})
+
+    monkeypatch.setattr(AfterStep, "on_train_batch_end", note)
+    assert main(["train", *tiny, "model.weight_average=0.5", "checkpoint=best"]) == 0
+    (run,) = runs_below(tiny)
+    kept = weights(run)
+    average = steps[0]
+    for count, found in enumerate(steps[1:], start=1):
+        share = 1 - min(0.5, (1 + count) / (10 + count))
+        average = {
+            name: torch.lerp(average[name], tensor, share) if tensor.is_floating_point() else tensor
+            for name, tensor in found.items()
+        }
+    assert len(steps) > 5
+    for name, tensor in kept.items():
+        torch.testing.assert_close(tensor, average[name])
+    assert not all(torch.equal(tensor, steps[-1][name]) for name, tensor in kept.items())
+    curve = [float(row["val_image_auroc"]) for row in rows_of(run / "curves.csv")]
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert metrics["val_image_auroc"] == pytest.approx(max(curve), abs=1e-6), "each epoch was judged by its average"
+
+
+@pytest.mark.parametrize("options", [["model.weight_average=1.5"], ["model.weight_average=1"], ["model=pca"]])
+def test_an_average_that_cannot_be_is_an_error_that_names_the_option(options, tiny, capsys, caplog):
+    texts = [text for text in tiny if not text.startswith("model.")]
+    assert main(["train", *texts, "model.weight_average=0.9", *options]) == 1
+    assert "model.weight_average" in caplog.text + capsys.readouterr().err
 
 
 def test_normal_pictures_only_give_a_threshold_and_reasons_for_the_rest(tiny, pictures):

@@ -16,6 +16,11 @@ from PIL import Image
 
 from anomaly_lab import load
 from anomaly_lab.cli import main
+from anomaly_lab.config import compose
+from anomaly_lab.data.datamodule import DefectDataModule
+from anomaly_lab.data.options import SYNTHETIC_KINDS
+from anomaly_lab.data.plan import make_plan
+from anomaly_lab.draw import draw_synthesised
 from anomaly_lab.runs import Run
 
 TINY = [
@@ -225,6 +230,29 @@ def test_a_tiled_run_scores_each_image_once(train, runs, pictures):
             assert found.score == pytest.approx(float(row["score"]), rel=1e-6)
             assert found.anomaly_map.shape == (36, 36)
             assert float(row["max"]) == pytest.approx(gallery["anomaly_map"][place].max(), rel=1e-4)
+
+
+def test_normal_images_alone_train_a_segmenter_and_show_what_it_is_taught(train, runs, pictures, tmp_path, caplog):
+    shutil.copytree(pictures / "good", tmp_path / "normal" / "good")
+    caplog.set_level(logging.INFO)
+    assert train("ae_unet", f"dataset.root={tmp_path / 'normal'}", "dataset.synthetic_kinds=[crack,spots]") == 0
+    (run,) = runs("ae_unet")
+    shown = run / "figures" / "synthesised.png"
+    assert f"Defects to learn from: {shown}" in caplog.text
+    with Image.open(shown) as picture:
+        assert np.asarray(picture.convert("RGB")).std() > 10
+    metrics = content(run)["metrics"]
+    assert 0 <= metrics["val_image_auroc"] <= 1
+    assert metrics["threshold"] is not None
+    assert metrics["image_auroc"] is None
+
+
+def test_a_row_of_the_figure_is_of_one_kind(pictures):
+    config = compose("train", [*TINY, "model=unet", f"dataset.root={pictures}", "dataset.labels=synthetic"])
+    data = DefectDataModule(make_plan(config["dataset"]))
+    data.prepare()
+    words = {text.get_text() for axes in draw_synthesised(data).axes for text in axes.texts}
+    assert set(SYNTHETIC_KINDS) <= words
 
 
 def test_given_first_stages_are_told_apart_by_what_they_are(train, runs, tmp_path):
