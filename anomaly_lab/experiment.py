@@ -41,7 +41,8 @@ class Experiment(BaseModel):
         datasets: name -> overrides of `anomaly-lab train`.
         methods: name -> overrides.
         options: overrides of all its runs.
-        metrics: name -> the name in metrics.json, or `count_...` and `defect_ratio` of the split, which need no run.
+        metrics: name -> the name in metrics.json (dots lead within: `per_defect.crack.image_auroc`), or `count_...` and
+            `defect_ratio` of the split, which need no run.
         seeds: how many; each is the training's and the split's.
         close: reach of an interval to each side, up to which a printed value counts as reproduced; null for metrics
             that are no shares of one.

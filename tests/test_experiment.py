@@ -32,10 +32,12 @@ def definition(tmp_path, **changes):
     return str(path)
 
 
-def test_all_of_both_papers_is_there():
+def test_all_of_both_papers_is_there_and_what_goes_beyond():
     dpae = {"table2", "fig4", "table3", "table4", "table5", "table6", "fig5", "fig6", "fig7"}
     ae_unet = {"table1", "table2", "table3", "table4", "tableA1", "tableA2", "fig4", "fig5", "fig6"}
-    assert set(names()) == {f"dpae/{name}" for name in dpae} | {f"ae_unet/{name}" for name in ae_unet}
+    beyond = {"methods", "defects", "kinds", "inputs", "labels"}
+    families = {"dpae": dpae, "ae_unet": ae_unet, "normal_only": beyond}
+    assert set(names()) == {f"{family}/{name}" for family, of in families.items() for name in of}
     assert all(load(name).source for name in names())
 
 

@@ -57,7 +57,8 @@ class Reproduction:
             }
         else:
             runs = dict(self.values.get((cell.dataset, cell.method), {}))
-        return {seed: runs[seed][metric] for seed in sorted(runs) if runs[seed].get(metric) is not None}
+        found = {seed: _value(runs[seed], metric) for seed in sorted(runs)}
+        return {seed: value for seed, value in found.items() if value is not None}
 
     def spread(self, cell: Cell) -> Spread | None:
         """The values of a cell over its seeds."""
@@ -90,6 +91,14 @@ class Reproduction:
                     theirs = self.by_seed(cell := Cell(dataset, other, metric))
                     if seeds := [seed for seed in ours if seed in theirs]:
                         yield cell, last, paired([ours[s] for s in seeds], [theirs[s] for s in seeds])
+
+
+def _value(metrics: Mapping[str, Any], name: str) -> float | None:
+    """A metric, or by a name with dots one within another: `per_defect.crack.image_auroc`."""
+    value: Any = metrics
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value  # type: ignore[no-any-return]  # metrics.json has numbers there
 
 
 def half_a_unit(printed: float) -> float:
