@@ -46,8 +46,7 @@ def compare(a: Run, b: Run) -> Comparison:
         RunError: if one is no run directory, or not finished, or they share no test image.
     """
     for run in (a, b):
-        if (status := run.status() if run.config_file.exists() else "no run directory") != "finished":
-            raise RunError(f"{run.path} is {status}, not finished.")
+        run.check_finished()
     contents = [run.read() for run in (a, b)]
     config = _differences(*(flat_options(run.config()) for run in (a, b)))
     versions = _differences(*(flat_options({"git_sha": c.get("git_sha"), **c.get("versions", {})}) for c in contents))
@@ -73,6 +72,9 @@ def _split(a: Run, b: Run) -> dict[str, tuple[int, int, int]]:
 def _scores(a: Run, b: Run, contents: Sequence[Mapping[str, Any]]) -> Paired:
     """The primary scores of the test images that both have, with the side of the threshold to deploy each is on."""
     tables = [ScoreTable.from_csv(run.scores_file) for run in (a, b)]
+    for run, table in zip((a, b), tables, strict=True):
+        if not len(table):
+            raise RunError(f"{run.scores_file} has no row: anomaly-lab evaluate {run.path} writes it anew.")
     places = [{path: row for row, path in enumerate(table.path)} for table in tables]
     shared = [path for path in tables[0].path if path in places[1]]
     if not shared:

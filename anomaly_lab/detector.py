@@ -17,7 +17,6 @@ from anomaly_lab.data.framing import Framing
 from anomaly_lab.data.images import read_image, to_rgb
 from anomaly_lab.data.plan import DataPlan, load_options, make_dataset
 from anomaly_lab.data.tiles import Tiling
-from anomaly_lab.errors import RunError
 from anomaly_lab.fit import trained_model
 from anomaly_lab.metrics.image import is_segmenter
 from anomaly_lab.runs import Run
@@ -63,7 +62,8 @@ class Detector:
     def __init__(self, run: Run, *, device: str = "auto", checkpoint: str | None = None, allow: Sequence[str] = ()):
         run.check_trained()
         config = run.config()
-        try:
+        quieten()
+        with run.named_in_errors():
             config["trainer"] |= {"accelerator": device, "devices": 1}
             config["allow"] = list(allow)  # the user's word, never the run's
             scored, config["checkpoint"] = config["checkpoint"], checkpoint or config["checkpoint"]
@@ -74,15 +74,10 @@ class Detector:
                 config["model"]["score"] = chosen
             # of the split only what says how images are cut; the dataset itself need not be there
             plan = DataPlan(make_dataset(config["dataset"], tuple(allow)), run.split(), load_options(config["dataset"]))
-        except (KeyError, TypeError) as error:
-            raise RunError(
-                f"{run.config_file} is not the configuration of a run: {error} is missing or wrong."
-            ) from None
+            trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+            self.model = trained_model(run, config)
         load, metrics = plan.load, run.read()["metrics"]
-        quieten()
-        trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)
         self._precision = trainer.precision_plugin
-        self.model = trained_model(run, config)
         self._precision.convert_module(self.model)  # in place
         self.model.to(trainer.strategy.root_device).eval()
         self.checkpoint: str = config["checkpoint"]

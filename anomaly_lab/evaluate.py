@@ -38,9 +38,10 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
     Raises:
         RunError: if the run is not finished, or the images are no longer those it was tested on.
     """
-    config = _config(run, asked)
-    run.check_trained()
-    plan = _plan(run, config)
+    with run.named_in_errors():
+        config = _config(run, asked)
+        run.check_trained()
+        plan = _plan(run, config)
     output = _output(run, config, asked)
     if not asked["output"] and plan.sha256 != run.read().get("data_sha256"):
         raise RunError(
@@ -52,7 +53,8 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
     from anomaly_lab.trainer import quieten
 
     quieten()
-    model = trained_model(run, config)
+    with run.named_in_errors():
+        model = trained_model(run, config)
     with Run(output).lock():
         from anomaly_lab.data.datamodule import DefectDataModule
         from anomaly_lab.score import score
@@ -71,16 +73,13 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
 def _config(run: Run, asked: Config) -> Config:
     """The run's configuration with what is asked for instead."""
     config = run.config()
-    try:
-        config["checkpoint"] = asked["checkpoint"] or config["checkpoint"]
-        config["predictions"] = asked["predictions"] or config["predictions"]
-        config["allow"] = asked["allow"]  # the user's word, never the run's
-        config["model"]["score"] = asked["model"]["score"] or config["model"]["score"]
-        config["trainer"] |= asked["trainer"]
-        config["dataset"] |= {key: value for key, value in asked["dataset"].items() if value is not None}
-        check_values(config)
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{run.config_file} is not the configuration of a run: {error} is missing or wrong.") from None
+    config["checkpoint"] = asked["checkpoint"] or config["checkpoint"]
+    config["predictions"] = asked["predictions"] or config["predictions"]
+    config["allow"] = asked["allow"]  # the user's word, never the run's
+    config["model"]["score"] = asked["model"]["score"] or config["model"]["score"]
+    config["trainer"] |= asked["trainer"]
+    config["dataset"] |= {key: value for key, value in asked["dataset"].items() if value is not None}
+    check_values(config)
     return config
 
 

@@ -88,5 +88,5 @@ def read_yaml(path: Path) -> Any:
             node = left.pop()
             left += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(" ".join(str(error).split())) from None
     raise ValueError("it repeats itself too often")

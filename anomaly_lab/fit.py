@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
-import pickle
 import resource
 import sys
 import time
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,7 @@ def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> 
     seed_everything(config["seed"], verbose=False)
     model = build_model(config)
     if stage1 is not None:
-        restore(
-            model.get_submodule("autoencoder"),
-            load_checkpoint(stage1.checkpoints / f"{stage1.config()['checkpoint']}.ckpt"),
-        )
+        restore(model.get_submodule("autoencoder"), stage1.checkpoints / f"{stage1.config()['checkpoint']}.ckpt")
     data = DefectDataModule(plan, config["seed"])
     with first_rank_first():
         if is_first_here() or plan.full_size is None:  # images of their own size are in no cache, but known by frame
@@ -146,7 +143,7 @@ def train(
                     _save_weights(last, {"state_dict": model.state_dict(), "epoch": epochs - 1}, history)
                 for path in filter(Path.exists, (last, best)):
                     _save_weights(path, load_checkpoint(path), history)  # a finished run needs no optimizer
-    restore(model, load_checkpoint(best if config["checkpoint"] == "best" else last))
+    restore(model, best if config["checkpoint"] == "best" else last)
     return history
 
 
@@ -188,7 +185,7 @@ def trained_model(run: Run, config: Config) -> AnomalyModel:
         RunError: if its checkpoint is missing, damaged, or of another configuration.
     """
     model = build_model(config)
-    restore(model, load_checkpoint(run.checkpoints / f"{config['checkpoint']}.ckpt"))
+    restore(model, run.checkpoints / f"{config['checkpoint']}.ckpt")
     return model
 
 
@@ -277,6 +274,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         RunError: if the file is missing, truncated, or holds anything else.
     """
     try:
+        with zipfile.ZipFile(path) as file:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in file.infolist()) or file.testzip():
+                raise zipfile.BadZipFile("its content does not fit its checksums")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a stranger's file, about how it might be read after all
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -284,26 +284,27 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise RunError(
             f"{path} is missing: `last` is there once a run is trained, `best` if it was trained with checkpoint=best."
         ) from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        first = str(error).partition("\n")[0]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path} is damaged ({error}). Delete it and train again.") from None
+    except Exception:  # whatever a stranger's file makes of the reader, whose advice is to run its code
         raise RunError(
-            f"{path} is damaged or holds more than tensors and plain values ({first}). Delete it and train again."
+            f"{path} is damaged or holds more than tensors and plain values. Delete it and train again."
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise RunError(f"{path} is no checkpoint: it has no state_dict.")
     return content
 
 
-def restore(model: nn.Module, checkpoint: dict[str, Any]) -> None:
+def restore(model: nn.Module, path: Path) -> None:
     """Load the weights of a checkpoint.
 
     Raises:
-        RunError: if they are those of another configuration.
+        RunError: if it is missing or damaged, or of another configuration.
     """
     try:
-        model.load_state_dict(checkpoint["state_dict"])
+        model.load_state_dict(load_checkpoint(path)["state_dict"])
     except (RuntimeError, TypeError) as error:
-        raise RunError(f"The checkpoint does not fit the run's configuration: {error}") from None
+        raise RunError(f"{path} does not fit the run's configuration: {' '.join(str(error).split())}") from None
 
 
 def _best_checkpoint(folder: Path) -> ModelCheckpoint:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from anomaly_lab.arguments import own_options, require_options
-from anomaly_lab.data.archives import move_into, unpacked
+from anomaly_lab.data.archives import move_into, require_free, unpacked
 from anomaly_lab.data.crackforest import CrackForest
 from anomaly_lab.data.digests import digest
 from anomaly_lab.data.download import download
@@ -17,7 +17,7 @@ from anomaly_lab.data.plan import known_datasets
 from anomaly_lab.data.records import DATA_VARIABLE, DefectDataset, files_below
 from anomaly_lab.data.road_patches import make_rsd
 from anomaly_lab.data.store import cache_dir
-from anomaly_lab.errors import ConfigError, DataError, require
+from anomaly_lab.errors import ConfigError, DataError, RunError, nearest, require
 
 log = logging.getLogger("anomaly_lab")
 
@@ -33,7 +33,8 @@ def main(arguments: Sequence[str]) -> int:
             "data takes an action and a dataset: data get mt, data prepare mvtec ARCHIVE, or data make rsd."
         )
     action, name, *archives = words
-    require("data", action, _OPTIONS)
+    if action not in _OPTIONS:
+        raise ConfigError(f"data has no action {action!r}. {nearest(action, _OPTIONS)}")
     require_options(f"data {action}", options, _OPTIONS[action])
     asked = own_options(options, _OPTIONS[action])
     known = {each: dataset for each, dataset in known_datasets().items() if dataset.marker}
@@ -46,22 +47,46 @@ def main(arguments: Sequence[str]) -> int:
             else f"data {action} takes a dataset and no file: data {action} {name}."
         )
     require("checked", asked.get("checked", "true"), ("true", "false"))
-    target = _target(dataset, asked)
     if action == "make":
         require("dataset", name, ("rsd",))
-        normal, defective = make_rsd(_crackforest(asked), target)
-        counts = f"{normal} crack-free patches and {defective} cracked roads"
-        log.info("%s of CrackForest are in %s, to stand in for rsd. Terms: %s.", counts, target, CrackForest.licence)
-        return 0
-    log.info("%s: %s. Terms: %s.", name, dataset.how_to_get.rstrip("."), dataset.licence)
-    archive = Path(archives[0]).expanduser() if archives else _downloaded(name, dataset, asked.get("address"))
+    target = _target(dataset, asked)
+    require_free(target, ())
+    checked = asked.get("checked", "true") == "true"
+    if action != "make":
+        log.info("Terms of %s: %s.", name, dataset.licence)
+    try:
+        if action == "make":
+            _make(asked, target)
+        elif action == "get":
+            _get(dataset, asked.get("address"), target, checked=checked)
+        else:
+            _prepare(dataset, Path(archives[0]).expanduser(), target, checked=checked)
+    except OSError as error:
+        raise RunError.of(target, error) from None
+    return 0
+
+
+def _make(asked: Mapping[str, str], target: Path) -> None:
+    normal, defective = make_rsd(_crackforest(asked), target)
+    counts = f"{normal} crack-free patches and {defective} cracked roads"
+    log.info("%s of CrackForest are in %s, to stand in for rsd. Terms: %s.", counts, target, CrackForest.licence)
+
+
+def _get(dataset: type[DefectDataset], address: str | None, target: Path, *, checked: bool) -> None:
+    archive = _downloaded(dataset, address)
+    try:
+        _prepare(dataset, archive, target, checked=checked)
+    except DataError as error:
+        raise DataError(f"{error} What came is kept as {archive}: without it the same command gets it anew.") from None
+    archive.unlink()
+
+
+def _prepare(dataset: type[DefectDataset], archive: Path, target: Path, *, checked: bool) -> None:
     if not archive.is_file():
         raise ConfigError(f"{archive} is no file.")
-    prepare(dataset, archive, target, checked=asked.get("checked", "true") == "true")
-    if action == "get":
-        archive.unlink()
-    log.info("%s is in %s.", name, target)
-    return 0
+    prepare(dataset, archive, target, checked=checked)
+    compared = "its files are those that are known" if checked and dataset.files else "its files were not compared"
+    log.info("%s is in %s; %s.", dataset.name, target, compared)
 
 
 def _crackforest(asked: Mapping[str, str]) -> CrackForest:
@@ -87,7 +112,7 @@ def prepare(dataset: type[DefectDataset], archive: Path, target: Path, *, checke
     with unpacked(archive, target) as folder:
         places = sorted(folder.rglob(dataset.marker), key=lambda path: (len(path.parts), path))
         if not places:
-            raise DataError(f"{archive}: there is no {dataset.marker} in it. {dataset.how_to_get}")
+            raise DataError(f"{archive}: nothing in it lies at {dataset.marker}. {dataset.how_to_get}")
         found = places[0]
         for _ in Path(dataset.marker).parts:
             found = found.parent
@@ -109,9 +134,9 @@ def _check(root: Path, known: Mapping[str, tuple[int, str]], archive: Path) -> N
             )
 
 
-def _downloaded(name: str, dataset: type[DefectDataset], given: str | None) -> Path:
+def _downloaded(dataset: type[DefectDataset], given: str | None) -> Path:
     """The dataset's archive, got now or before."""
-    address = given or dataset.address
+    address, name = given or dataset.address, dataset.name
     if address is None:
         raise ConfigError(f"{name} has no address to get it from: data prepare {name} ARCHIVE. {dataset.how_to_get}")
     archive = cache_dir() / "downloads" / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"

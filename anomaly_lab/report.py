@@ -42,10 +42,9 @@ def main(arguments: Sequence[str]) -> int:
     finished = sum(entry.status == "finished" for entry in entries)
     if not finished:
         filters = " ".join(f"{name}={asked[name]}" for name in ("dataset", "model", "tag") if name in asked)
-        raise RunError(
-            f"{runs_dir} has no finished run to report on{filters and f' with {filters}'}: runs lie at "
-            "DIR/dataset/method/run."
-        )
+        damaged = next((entry.run.metrics_file for entry in entries if entry.status == "unreadable"), None)
+        where = f"{damaged} is unreadable" if damaged else "runs lie at DIR/dataset/method/run"
+        raise RunError(f"{runs_dir} has no finished run to report on{filters and f' with {filters}'}: {where}.")
     shown = _named(asked["run"]) if "run" in asked else _latest(entries)
     pictures = output.parent / f"{output.stem}_images" if asked.get("images") == "folder" else None
     text, gaps = page(

@@ -18,12 +18,15 @@ import yaml
 from anomaly_lab.config import Config, hash_basis, hash_of
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.splits import Split
-from anomaly_lab.errors import RunError
+from anomaly_lab.errors import ConfigError, RunError
 from anomaly_lab.files import read_json, read_yaml, write_json, write_text
+from anomaly_lab.run_content import what_is_wrong
 
 Status = Literal["new", "running", "interrupted", "failed", "finished"]
 
 _HALF_WRITTEN = (".*.*-*", ".scores.csv", "checkpoints/*.tmp")  # before they get their names
+
+_ANEW = "Put back what was there, or give its `train` command again with force=true."
 
 _PACKAGES = (
     "anomaly_lab",
@@ -104,7 +107,7 @@ class Run:
         """The content of metrics.json, empty if there is none.
 
         Raises:
-            RunError: if the file is no JSON object with a known status.
+            RunError: if the file is not what a run writes.
         """
         try:
             content = read_json(self.metrics_file)
@@ -114,9 +117,11 @@ class Run:
             raise RunError(
                 f"{self.metrics_file} cannot be read ({error}). Delete it, or run with force=true."
             ) from None
-        if not isinstance(content, dict) or content.get("status") not in ("running", "failed", "finished"):
-            raise RunError(f"{self.metrics_file} is not the metrics of a run. Delete it, or run with force=true.")
-        return content
+        if wrong := what_is_wrong(content):
+            raise RunError(
+                f"{self.metrics_file} is not the metrics of a run: {wrong}. Delete it, or run with force=true."
+            )
+        return {"reasons": {}, "seconds": {}, **content}
 
     def config(self) -> Config:
         """The stored configuration.
@@ -129,9 +134,9 @@ class Run:
         except FileNotFoundError:
             raise RunError(f"{self.path} is no run directory: it has no config.yaml.") from None
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.config_file} cannot be read: {error}") from None
+            raise RunError(f"{self.config_file} cannot be read: {error}. {_ANEW}") from None
         if not isinstance(content, dict) or not {"model", "dataset", "trainer", "seed"} <= content.keys():
-            raise RunError(f"{self.config_file} is not the configuration of a run.")
+            raise RunError(f"{self.config_file} is not the configuration of a run. {_ANEW}")
         return content
 
     def split(self) -> Split:
@@ -139,7 +144,7 @@ class Run:
         try:
             return Split.from_json(read_json(self.split_file))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.split_file} cannot be read: {error}") from None
+            raise RunError(f"{self.split_file} cannot be read: {str(error).rstrip('.')}. {_ANEW}") from None
 
     def check_finished(self) -> None:
         """See that its results are there.
@@ -150,6 +155,23 @@ class Run:
         self.config()
         if (status := self.status()) != "finished":
             raise RunError(f"{self.path} is {status}, not finished: run its `train` command again first.")
+
+    @contextlib.contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Around what is made of the run's configuration: an option that lacks or cannot work is one of this file.
+
+        Raises:
+            ConfigError: with the file's name.
+            RunError: where an option lacks, or is of another kind.
+        """
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"{error} (in {self.config_file}, unless it was given)") from None
+        except (KeyError, TypeError) as error:
+            raise RunError(
+                f"{self.config_file} is not the configuration of a run: {error} is missing or wrong."
+            ) from None
 
     def check_trained(self) -> None:
         """See that there is a trained model to score with.
@@ -173,11 +195,12 @@ class Run:
             RunError: if it is damaged.
         """
         try:
-            content: dict[str, Any] = read_json(self.threshold_file)
-            float(content["threshold"])
+            content = read_json(self.threshold_file)
+            if not isinstance(content, dict) or not isinstance(content.get("threshold"), int | float):
+                raise ValueError("it has no threshold")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise RunError(f"{self.threshold_file} cannot be read: {error}. Delete it, or choose again.") from None
         return content
 

@@ -20,7 +20,7 @@ from scipy.io import savemat
 from anomaly_lab import get_data
 from anomaly_lab.cli import main
 from anomaly_lab.data import road_patches
-from anomaly_lab.data.archives import unpacked
+from anomaly_lab.data.archives import folder_beside, unpacked
 from anomaly_lab.data.crackforest import CrackForest
 from anomaly_lab.data.download import download
 from anomaly_lab.data.images import read_image
@@ -241,12 +241,59 @@ def test_get_brings_a_dataset_over_a_bad_line(server, tmp_path, capsys):
     assert "data prepare mvtec ARCHIVE" in capsys.readouterr().err
 
 
+def test_a_download_that_is_not_the_dataset_says_how_to_get_it_anew(server, tmp_path, capsys):
+    server.content = b"this is no archive"
+    command = ["data", "get", "mt", f"root={tmp_path / 'mt'}", f"address={server.address}", "checked=false"]
+    assert main(command) == 2
+    (kept,) = re.findall(r"What came is kept as (\S+): without it", capsys.readouterr().err)
+    Path(kept).unlink()
+    server.content = pack(tmp_path / "tiles.zip", TILES).read_bytes()
+    assert main(command) == 0
+    assert not Path(kept).exists()
+
+
+def test_what_a_killed_command_left_goes_and_others_may_read_the_dataset(tmp_path, capsys):
+    left = tmp_path / ".mt.unpacked/all/MT_Free"
+    left.mkdir(parents=True)
+    (left / "half.jpg").write_bytes(b"a")
+    files = {name.removeprefix("tiles-master/"): content for name, content in TILES.items()}  # not wrapped in a folder
+    command = ["data", "prepare", "mt", str(pack(tmp_path / "tiles.zip", files)), "checked=false"]
+    before = os.umask(0o022)
+    try:
+        assert main([*command, f"root={tmp_path / 'mt'}"]) == 0
+    finally:
+        os.umask(before)
+    assert below(tmp_path) == {"tiles.zip", *(f"mt/{name}" for name in files)}
+    assert not (tmp_path / ".mt.unpacked").exists()
+    assert stat.S_IMODE((tmp_path / "mt").stat().st_mode) == 0o755
+    with folder_beside(tmp_path / "again"):
+        assert main([*command, f"root={tmp_path / 'again'}"]) == 2
+    assert "another process" in capsys.readouterr().err
+
+
+def test_an_archive_with_the_separators_of_windows_is_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "tiles.zip", "w") as archive:
+        for name, content in TILES.items():
+            info = zipfile.ZipInfo(name)
+            info.filename = name.replace("/", "\\")
+            archive.writestr(info, content)
+    command = ["data", "prepare", "mt", str(tmp_path / "tiles.zip"), f"root={tmp_path / 'mt'}", "checked=false"]
+    assert main(command) == 0
+    assert below(tmp_path / "mt") == {name.removeprefix("tiles-master/") for name in TILES}
+
+
 def test_what_is_asked_is_checked(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("ANOMALY_LAB_DATA", raising=False)
     (tmp_path / "a.zip").write_bytes(b"")
     for arguments, told in (
         ([], "an action and a dataset"),
-        (["fetch", "mt"], "data='fetch' is unknown"),
+        (["fetch", "mt"], "no action 'fetch'"),
+        (["get", "mt", "address=nonsense", f"root={tmp_path / 'mt'}"], "'nonsense' is no address"),
+        (["get", "mt", "address=file:///etc/passwd", f"root={tmp_path / 'mt'}"], "is no address"),
+        (["make", "mvtec"], "dataset='mvtec' is unknown"),
+        (["prepare", "mt", str(tmp_path / "a.zip"), f"root={tmp_path / 'a.zip'}"], "is a file"),
+        (["prepare", "mt", str(tmp_path / "a.zip"), f"root={tmp_path / 'a.zip/mt'}"], "cannot be written"),
+        (["prepare", "mt", str(tmp_path / "a.zip"), "root=/proc/mt"], "cannot be written"),
         (["get", "mtt"], "Did you mean 'mt'"),
         (["prepare", "mt"], "takes one archive"),
         (["prepare", "mt", "nowhere.zip", f"root={tmp_path}"], "nowhere.zip is no file"),

@@ -115,6 +115,81 @@ def test_the_same_run_untouched_works(finished, pictures, tmp_path):
     assert main(["report", f"runs_dir={tmp_path / 'runs'}", f"output={tmp_path / 'r.html'}"]) == 0
 
 
+def at(*keys):
+    """A change of the value at a place of a JSON file."""
+
+    def change(value):
+        def put(content):
+            for key in keys[:-1]:
+                content = content[key]
+            content[keys[-1]] = value
+
+        return put
+
+    return change
+
+
+MISSHAPEN = {
+    "metrics is a list": at("metrics")([1]),
+    "metrics is missing": lambda content: content.pop("metrics"),
+    "an AUROC is text": at("metrics", "image_auroc")("high"),
+    "an AUROC is a list": at("metrics", "image_auroc")([0.5]),
+    "an AUROC is infinite": at("metrics", "image_auroc")(float("inf")),
+    "an interval has one end": at("metrics", "image_auroc_ci")([0.5]),
+    "an interval is a number": at("metrics", "image_auroc_ci")(0.5),
+    "an interval is open": at("metrics", "image_auroc_ci")([0.5, None]),
+    "a threshold is text": at("metrics", "threshold")("x"),
+    "a defect's metrics are text": at("metrics", "per_defect")({"spot": {"image_auroc": "x"}}),
+    "seconds are text": at("seconds")("x"),
+    "a second is text": at("seconds", "train")("x"),
+    "reasons are numbers": at("reasons")({"image_auroc": 1}),
+    "a tag is a number": at("tags")([1]),
+    "the hash of the data is a number": at("data_sha256")(1),
+    "versions are a list": at("versions")(["torch"]),
+}
+
+
+@pytest.mark.parametrize("what", MISSHAPEN)
+def test_metrics_of_another_shape_are_told_and_hide_no_other_run(what, finished, tmp_path, capsys, tally):
+    other = finished.with_name("ffffffff-s1")
+    shutil.copytree(finished, other)
+    edited(finished / "metrics.json", MISSHAPEN[what])
+    runs = [f"runs_dir={tmp_path / 'runs'}"]
+    for command, status in (
+        (["runs", *runs], 0),
+        (["report", *runs, f"output={tmp_path / 'r.html'}"], 0),
+        (["compare", str(finished), str(other)], 2),
+        (["threshold", str(finished), "false_alarms=0.1"], 2),
+        (["predict", str(finished), f"input={tmp_path}", f"output={tmp_path / 'out'}"], 2),
+        (["evaluate", str(finished)], 2),
+    ):
+        assert main(command) == status, command
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.err
+        assert status == 0 or "metrics.json is not the metrics of a run" in shown.err, command
+        if command[0] == "runs":
+            assert "unreadable" in shown.out
+            assert "finished" in shown.out
+    shutil.rmtree(other)
+    assert main(["report", *runs, f"output={tmp_path / 'r.html'}"]) == 2
+    assert "metrics.json is unreadable" in capsys.readouterr().err
+    tally("attacks refused of as many", 1)
+
+
+def test_a_damaged_threshold_or_table_is_told(finished, tmp_path, capsys, caplog):
+    (finished / "threshold.json").write_text('{"threshold": "x"}')
+    assert main(["report", f"runs_dir={tmp_path / 'runs'}", f"output={tmp_path / 'r.html'}"]) == 0
+    assert "threshold.json cannot be read: it has no threshold" in caplog.text
+    (finished / "threshold.json").unlink()
+    head = (finished / "scores.csv").read_text().partition("\n")[0]
+    (finished / "scores.csv").write_text(head + "\n")
+    assert main(["compare", str(finished), str(finished)]) == 2
+    assert "scores.csv has no row" in capsys.readouterr().err
+    edited(finished / "config.yaml", at("model", "latent_dim")("banana"))
+    assert main(["predict", str(finished), f"input={tmp_path}", f"output={tmp_path / 'out'}"]) == 2
+    assert f"(in {finished / 'config.yaml'}, unless it was given)" in capsys.readouterr().err
+
+
 OUTSIDE = ["../secret.png", "good/../../secret.png", "{absolute}", "..\\secret.png", "good/\x00.png"]
 
 
@@ -269,7 +344,7 @@ def test_any_split(fuzz, records, damage):
 
 @given(st.dictionaries(NAME, st.floats(0, 1) | st.none(), max_size=4), st.floats(0, 1), damage())
 def test_any_metrics_and_threshold(fuzz, metrics, threshold, damage):
-    content = {"status": "finished", "metrics": metrics}
+    content = {"status": "finished", "metrics": metrics, "reasons": {}, "seconds": {}}
     fuzz.check(
         "metrics.json", json.dumps(content).encode(), damage, lambda path: Run(path.parent).read(), content.__eq__
     )

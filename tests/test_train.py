@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import shutil
@@ -5,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -187,7 +189,30 @@ def test_a_loss_that_is_no_number_stops_with_the_epoch_and_keeps_the_last_good_c
     assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values() if tensor.is_floating_point())
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PK\x03\x04x"])
+def flipped(data):
+    half = len(data) // 2  # within a tensor
+    return data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :]
+
+
+def packed(data):
+    text = io.BytesIO()
+    with zipfile.ZipFile(text, "w", zipfile.ZIP_DEFLATED) as bomb, zipfile.ZipFile(io.BytesIO(data)) as whole:
+        for name in whole.namelist():
+            bomb.writestr(name, whole.read(name))
+    return text.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"PK\x03\x04x",
+        lambda data: b"hello\n",
+        flipped,
+        packed,
+    ],
+)
 def test_a_truncated_checkpoint_is_named(tiny, finished, caplog, damage):
     content = json.loads((finished / "metrics.json").read_text())
     (finished / "metrics.json").write_text(json.dumps({**content, "status": "running"}))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import lzma
+import os
 import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -38,19 +39,47 @@ def unpacked(archive: Path, beside: Path) -> Iterator[Path]:
         DataError: if it is no archive or damaged, leads out of its folder, holds links or devices, or unfolds beyond
             measure; nothing is left then.
     """
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{beside.name}-", dir=beside.parent) as name:
-        folder, left = Path(name), max(_SMALL, _RATIO * archive.stat().st_size)
+    with folder_beside(beside) as folder:
+        left = max(_SMALL, _RATIO * archive.stat().st_size)
         try:
             with _members(archive) as members:
                 for member in members:
                     left -= _write(member, folder / _place(member.name, archive), left, archive)
         except FileExistsError as error:
-            raise DataError(f"{archive}: {error.filename} stands in it twice. Nothing was unpacked.") from None
+            twice = Path(error.filename).relative_to(folder)
+            raise DataError(f"{archive}: {twice} stands in it twice. Nothing was unpacked.") from None
         # of a damaged file each kind of compression says so in its own way, and zipfile of an encrypted one in another
         except (*_DAMAGED, OSError, RuntimeError) as error:
-            raise DataError(f"{archive}: cannot be unpacked ({error}). Nothing was unpacked.") from None
+            what = "it is encrypted" if "encrypted" in str(error) else error
+            raise DataError(f"{archive}: cannot be unpacked ({what}). Nothing was unpacked.") from None
         yield folder
+
+
+@contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """An empty folder to fill and then to move to `target`; it is gone when the block ends, and what a killed process
+    left of it when the next one comes.
+
+    Raises:
+        DataError: if another process is at the same place.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    whole = target.with_name(f".{target.name}.unpacked")
+    whole.mkdir(exist_ok=True)
+    handle = os.open(whole, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel's: it dies with its process
+        except BlockingIOError:
+            raise DataError(f"{target}: another process is bringing it there.") from None
+        try:
+            shutil.rmtree(whole / "all", ignore_errors=True)
+            (whole / "all").mkdir()
+            yield whole / "all"
+        finally:
+            shutil.rmtree(whole, ignore_errors=True)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -83,8 +112,8 @@ def _of_tar(file: tarfile.TarFile, archive: Path) -> Iterator[_Member]:
 
 
 def _place(name: str, archive: Path) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts or "\0" in name or "\\" in name:
+    path = PurePosixPath(name.replace("\\", "/"))  # as Windows parts a path, some programs do in archives too
+    if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts or "\0" in name:
         raise DataError(f"{archive}: {name!r} leads out of the folder. Nothing was unpacked.")
     return path
 
@@ -111,8 +140,20 @@ def move_into(folder: Path, target: Path) -> None:
     if not target.exists():
         folder.replace(target)
         return
-    there = sorted(path.name for path in folder.iterdir() if (target / path.name).exists())
-    if there:
-        raise DataError(f"{target} has {', '.join(there)} already: move it away, or give another root=DIR.")
+    require_free(target, [path.name for path in folder.iterdir()])
     for path in sorted(folder.iterdir()):
         shutil.move(path, target / path.name)
+
+
+def require_free(target: Path, names: Iterable[str]) -> None:
+    """See that a folder, which need not be there, can take files and folders of these names.
+
+    Raises:
+        DataError: if not.
+    """
+    if target.exists() and not target.is_dir():
+        raise DataError(f"{target} is a file, and was to be the dataset's folder: give another root=DIR.")
+    there = sorted(name for name in names if (target / name).exists())
+    if there:
+        shown = ", ".join(there[:3]) + (f" and {len(there) - 3} more" if len(there) > 3 else "")
+        raise DataError(f"{target} has {shown} already: move it away, or give another root=DIR.")

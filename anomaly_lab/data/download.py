@@ -27,8 +27,10 @@ def download(address: str, path: Path, *, pause: float = 1.0) -> None:
         pause: seconds before the next try, twice as long each time.
 
     Raises:
-        DataError: if it does not come; what has come stays in `path`.part.
+        DataError: if the address is none, or nothing comes any more; what has come stays in `path`.part.
     """
+    if not address.startswith(("http://", "https://")):
+        raise DataError(f"{address!r} is no address of the web: http://... or https://... is.")
     part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     failures, error = 0, "no answer"
@@ -53,7 +55,9 @@ def download(address: str, path: Path, *, pause: float = 1.0) -> None:
         failures = 0 if came > 0 else failures + 1
         if failures < TRIES:
             time.sleep(pause * 2**failures)
-    raise DataError(f"{address}: did not come ({error}). The same command goes on where it stopped.")
+    has_begun = part.exists() and part.stat().st_size > 0
+    advice = "The same command goes on where it stopped." if has_begun else "Is there a network?"
+    raise DataError(f"{address}: did not come ({error}). {advice}")
 
 
 @contextmanager

@@ -9,7 +9,6 @@ a crack, so that no photograph could be kept out of the test.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from anomaly_lab.data.archives import move_into
+from anomaly_lab.data.archives import folder_beside, move_into, require_free
 from anomaly_lab.data.crackforest import CrackForest
 from anomaly_lab.data.images import read_image, read_mask
 from anomaly_lab.errors import DataError
@@ -38,12 +37,11 @@ def make_rsd(roads: CrackForest, target: Path) -> tuple[int, int]:
         DataError: if CrackForest is not there, or has too few free patches, or `target` has images already; nothing
             is left then.
     """
+    require_free(target, ("normal", "defect"))
     records = roads.scan()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as name:
-        made = Path(name) / "rsd"
+    with folder_beside(target) as made:
         for kind in ("normal", "defect"):
-            (made / kind).mkdir(parents=True)
+            (made / kind).mkdir()
         patches = []  # views: the photographs take 54 MB
         for record in records:
             path = roads.root / record.path

@@ -190,7 +190,11 @@ def _shown(source: Source, gaps: list[str]) -> dict[str, Any]:
     run = source.shown
     if run is None:
         return {}
-    content, chosen = run.read(), run.chosen_threshold()
+    content, chosen = run.read(), None
+    try:
+        chosen = run.chosen_threshold()
+    except RunError as error:
+        gaps.append(str(error))
     try:
         table = ScoreTable.from_csv(run.scores_file)
     except RunError as error:
