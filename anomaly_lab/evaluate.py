@@ -39,8 +39,8 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
         RunError: if the run is not finished, or the images are no longer those it was tested on.
     """
     with run.named_in_errors():
-        config = _config(run, asked)
         run.check_trained()
+        config = _config(run, asked)
         plan = _plan(run, config)
     output = _output(run, config, asked)
     if not asked["output"] and plan.sha256 != run.read().get("data_sha256"):

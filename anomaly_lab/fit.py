@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
 import resource
 import sys
 import time
@@ -77,7 +78,7 @@ def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> 
     with first_rank_first():
         if is_first_here() or plan.full_size is None:  # images of their own size are in no cache, but known by frame
             data.prepare(progress=shows_bars() and rank() == 0)
-    if plan.synthesises and rank() == 0:
+    if plan.synthesises and "labelled" in plan.load.learns_from and rank() == 0:
         path = run.path / "figures" / "synthesised.png"
         path.parent.mkdir(exist_ok=True)
         draw_synthesised(data).savefig(path, dpi=DPI)
@@ -116,6 +117,11 @@ def train(
             log.info("%s", estimate(config, model, data, epochs))
         callbacks = training_callbacks(config["seed"], history, run.checkpoints)
         if decay := config["model"]["weight_average"]:
+            if config["trainer"]["precision"] in ("bf16-true", "16-true"):
+                raise ConfigError(
+                    f"model.weight_average={decay} asks for more digits than trainer.precision="
+                    f"{config['trainer']['precision']} has: take bf16-mixed or 32-true."
+                )
             callbacks.insert(2, AveragedWeights(decay))  # once a step is whole, before anything is saved
         if isinstance(model, GAN):
             callbacks.insert(-1, Samples(run.path / "samples", data.examples(_SAMPLES)))
@@ -221,7 +227,7 @@ def _build(where: str, node: Config, allow: tuple[str, ...]) -> AnomalyModel:
 
 
 def _check_average(where: str, node: Config, model_class: type[AnomalyModel]) -> None:
-    decay = node["weight_average"]
+    decay = node.get("weight_average")  # runs from before it was an option have none
     if decay is not None and model_class.fits_once:
         raise ConfigError(f"{where}.weight_average={decay!r}: {node['name']} takes no steps whose weights to average.")
     if decay is not None and (not isinstance(decay, float) or not 0 < decay < 1):
@@ -284,12 +290,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise RunError(
             f"{path} is missing: `last` is there once a run is trained, `best` if it was trained with checkpoint=best."
         ) from None
-    except (OSError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} is damaged ({error}). Delete it and train again.") from None
-    except Exception:  # whatever a stranger's file makes of the reader, whose advice is to run its code
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError:  # whose advice is to run its code
         raise RunError(
             f"{path} is damaged or holds more than tensors and plain values. Delete it and train again."
         ) from None
+    except Exception as error:  # whatever a stranger's file makes of the reader
+        first = str(error).partition("\n")[0]
+        raise RunError(f"{path} cannot be read ({first}): if it is damaged, delete it and train again.") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise RunError(f"{path} is no checkpoint: it has no state_dict.")
     return content
@@ -303,7 +312,7 @@ def restore(model: nn.Module, path: Path) -> None:
     """
     try:
         model.load_state_dict(load_checkpoint(path)["state_dict"])
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise RunError(f"{path} does not fit the run's configuration: {' '.join(str(error).split())}") from None
 
 

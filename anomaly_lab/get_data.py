@@ -50,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     if action == "make":
         require("dataset", name, ("rsd",))
     target = _target(dataset, asked)
+    if not target.name:
+        raise ConfigError(f"root={target} cannot be a dataset's own folder.")
     require_free(target, ())
     checked = asked.get("checked", "true") == "true"
     if action != "make":
@@ -77,7 +79,9 @@ def _get(dataset: type[DefectDataset], address: str | None, target: Path, *, che
     try:
         _prepare(dataset, archive, target, checked=checked)
     except DataError as error:
-        raise DataError(f"{error} What came is kept as {archive}: without it the same command gets it anew.") from None
+        if not str(error).startswith(str(archive)):  # it is not the archive's fault
+            raise
+        raise DataError(f"{error} What came is kept there: without it the same command gets it anew.") from None
     archive.unlink()
 
 

@@ -143,5 +143,5 @@ def imported_beside(needed: Sequence[Needed]) -> Iterator[tuple[Needed, Run]]:
         with suppress(RunError):
             content = run.read()
             if content.get("imported") and content["status"] == "finished":
-                for beside in splits.get((content["data_sha256"], content["seed"]), {}).values():
+                for beside in splits.get((content.get("data_sha256", ""), content.get("seed", -1)), {}).values():
                     yield beside, run

@@ -20,7 +20,7 @@ from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.splits import Split
 from anomaly_lab.errors import ConfigError, RunError
 from anomaly_lab.files import read_json, read_yaml, write_json, write_text
-from anomaly_lab.run_content import what_is_wrong
+from anomaly_lab.run_content import wrong_in_metrics, wrong_in_threshold
 
 Status = Literal["new", "running", "interrupted", "failed", "finished"]
 
@@ -117,7 +117,7 @@ class Run:
             raise RunError(
                 f"{self.metrics_file} cannot be read ({error}). Delete it, or run with force=true."
             ) from None
-        if wrong := what_is_wrong(content):
+        if wrong := wrong_in_metrics(content):
             raise RunError(
                 f"{self.metrics_file} is not the metrics of a run: {wrong}. Delete it, or run with force=true."
             )
@@ -167,11 +167,11 @@ class Run:
         try:
             yield
         except ConfigError as error:
-            raise ConfigError(f"{error} (in {self.config_file}, unless it was given)") from None
+            raise ConfigError(f"{error} (in {self.config_file}, unless it was given)") from error
         except (KeyError, TypeError) as error:
             raise RunError(
                 f"{self.config_file} is not the configuration of a run: {error} is missing or wrong."
-            ) from None
+            ) from error
 
     def check_trained(self) -> None:
         """See that there is a trained model to score with.
@@ -196,13 +196,13 @@ class Run:
         """
         try:
             content = read_json(self.threshold_file)
-            if not isinstance(content, dict) or not isinstance(content.get("threshold"), int | float):
-                raise ValueError("it has no threshold")
+            if wrong := wrong_in_threshold(content):
+                raise ValueError(wrong)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.threshold_file} cannot be read: {error}. Delete it, or choose again.") from None
-        return content
+        return content  # type: ignore[no-any-return]  # a mapping
 
     def status(self) -> Status:
         """What became of the run; `interrupted` if it says running and nobody works on it."""

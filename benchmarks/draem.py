@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=None, help="as many rounds through the normal images")
     parser.add_argument("--minutes", type=float, default=None, help="stop after so long")
     given = parser.parse_args()
-    if (given.epochs is None) == (given.minutes is None):
+    if bool(given.epochs) == bool(given.minutes):
         parser.error("give --epochs or --minutes")
     config = yaml.safe_load((given.run / "config.yaml").read_text())
     lists = json.loads((given.run / "split.json").read_text())["lists"]
@@ -52,7 +53,7 @@ def main() -> None:
         for place, path in places.items():
             score, anomaly_map = found[place]
             writer.writerow([path, f"{score:.7g}"])
-            target = given.output / "maps" / f"{path}.npy"
+            target = (given.output / "maps" / path).with_suffix(".npy")
             target.parent.mkdir(parents=True, exist_ok=True)
             np.save(target, anomaly_map)
     (given.output / "seconds.json").write_text(json.dumps(seconds, indent=2) + "\n")
@@ -61,11 +62,11 @@ def main() -> None:
 
 def _link(root: Path, paths: list[str], folder: Path) -> dict[str, str]:
     """A folder with links named 000000.png and so on; returns name -> path."""
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of another split
+    folder.mkdir()
     names = {}
     for number, path in enumerate(dict.fromkeys(paths)):
         link = folder / f"{number:06}{Path(path).suffix}"
-        link.unlink(missing_ok=True)
         link.symlink_to(root / path)
         names[link.name] = path
     return names

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from anomaly_lab.cli import main
 
@@ -17,6 +18,15 @@ def test_the_same_scores_come_again(finished, capsys):
     assert again["metrics"] == metrics
     assert again["status"] == "finished"
     assert {"train", "evaluate"} <= again["seconds"].keys()
+
+
+def test_a_run_from_before_an_option_is_scored_as_it_was(finished):
+    content = yaml.safe_load((finished / "config.yaml").read_text())
+    del content["model"]["weight_average"]
+    (finished / "config.yaml").write_text(yaml.safe_dump(content))
+    before = (finished / "scores.csv").read_bytes()
+    assert main(["evaluate", str(finished)]) == 0
+    assert (finished / "scores.csv").read_bytes() == before
 
 
 def test_the_run_needs_no_name_in_front(finished, tmp_path):

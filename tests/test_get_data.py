@@ -245,7 +245,9 @@ def test_a_download_that_is_not_the_dataset_says_how_to_get_it_anew(server, tmp_
     server.content = b"this is no archive"
     command = ["data", "get", "mt", f"root={tmp_path / 'mt'}", f"address={server.address}", "checked=false"]
     assert main(command) == 2
-    (kept,) = re.findall(r"What came is kept as (\S+): without it", capsys.readouterr().err)
+    told = capsys.readouterr().err
+    assert "without it the same command gets it anew" in told
+    (kept,) = re.findall(r"error: (\S+): neither a zip nor a tar file", told)
     Path(kept).unlink()
     server.content = pack(tmp_path / "tiles.zip", TILES).read_bytes()
     assert main(command) == 0
@@ -271,12 +273,27 @@ def test_what_a_killed_command_left_goes_and_others_may_read_the_dataset(tmp_pat
     assert "another process" in capsys.readouterr().err
 
 
+def test_a_link_in_the_place_of_the_hidden_folder_leads_nowhere(tmp_path, capsys, tally):
+    victim = tmp_path / "victim/all"
+    victim.mkdir(parents=True)
+    (victim / "precious").write_bytes(b"a")
+    (tmp_path / ".mt.unpacked").symlink_to(victim.parent)
+    command = ["data", "prepare", "mt", str(pack(tmp_path / "tiles.zip", TILES)), "checked=false"]
+    assert main([*command, f"root={tmp_path / 'mt'}"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert (victim / "precious").exists()
+    tally("attacks refused of as many", 1)
+
+
 def test_an_archive_with_the_separators_of_windows_is_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "tiles.zip", "w") as archive:
         for name, content in TILES.items():
             info = zipfile.ZipInfo(name)
             info.filename = name.replace("/", "\\")
             archive.writestr(info, content)
+        folder = zipfile.ZipInfo("tiles-master/MT_Free/")
+        folder.filename = "tiles-master\\MT_Free\\"
+        archive.writestr(folder, b"")
     command = ["data", "prepare", "mt", str(tmp_path / "tiles.zip"), f"root={tmp_path / 'mt'}", "checked=false"]
     assert main(command) == 0
     assert below(tmp_path / "mt") == {name.removeprefix("tiles-master/") for name in TILES}
@@ -290,6 +307,8 @@ def test_what_is_asked_is_checked(tmp_path, capsys, monkeypatch):
         (["fetch", "mt"], "no action 'fetch'"),
         (["get", "mt", "address=nonsense", f"root={tmp_path / 'mt'}"], "'nonsense' is no address"),
         (["get", "mt", "address=file:///etc/passwd", f"root={tmp_path / 'mt'}"], "is no address"),
+        (["get", "mt", "address=http://[x", f"root={tmp_path / 'mt'}"], "is no address"),
+        (["prepare", "mt", str(tmp_path / "a.zip"), "root=/"], "root=/ cannot be"),
         (["make", "mvtec"], "dataset='mvtec' is unknown"),
         (["prepare", "mt", str(tmp_path / "a.zip"), f"root={tmp_path / 'a.zip'}"], "is a file"),
         (["prepare", "mt", str(tmp_path / "a.zip"), f"root={tmp_path / 'a.zip/mt'}"], "cannot be written"),

@@ -32,7 +32,13 @@ def write(path, rows):
 def theirs(finished, tmp_path):
     """A table as another tool writes it: absolute paths, held-out normal images too, another order."""
     rows = [
-        {"path": f"/their/disk/{row['path']}", "score": row["score"], "PL1": row["PL1"], "remark": "x"}
+        {
+            "path": f"/their/disk/{row['path']}",
+            "score": row["score"],
+            "PL1": row["PL1"],
+            "upper_ci": row["PL1"],
+            "remark": "x",
+        }
         for name in ("scores.csv", "scores-val.csv")
         for row in rows_of(finished / name)
         if not row["path"].startswith("painted") and (name == "scores.csv" or row["label"] == "0")

@@ -146,6 +146,15 @@ MISSHAPEN = {
     "a tag is a number": at("tags")([1]),
     "the hash of the data is a number": at("data_sha256")(1),
     "versions are a list": at("versions")(["torch"]),
+    "an AUROC has 400 digits": at("metrics", "image_auroc")(10**400),
+    "counts lack a class": at("metrics", "image_counts")({"normal": 3}),
+    "a count is null": at("metrics", "image_counts")({"normal": None, "defective": 2}),
+    "a defect's metrics are a number": at("metrics", "per_defect")({"spot": 0.5}),
+    "regions are counted without more": at("metrics", "pixel_recall_by_area")({"1-15": {"count": 3}}),
+    "regions are not marked": at("metrics", "pixel_recall_by_area")(
+        {"1-15": {"count": 3, "found": 0, "pixel_recall": None}}
+    ),
+    "the seed is text": at("seed")("x"),
 }
 
 
@@ -177,10 +186,23 @@ def test_metrics_of_another_shape_are_told_and_hide_no_other_run(what, finished,
 
 
 def test_a_damaged_threshold_or_table_is_told(finished, tmp_path, capsys, caplog):
-    (finished / "threshold.json").write_text('{"threshold": "x"}')
-    assert main(["report", f"runs_dir={tmp_path / 'runs'}", f"output={tmp_path / 'r.html'}"]) == 0
-    assert "threshold.json cannot be read: it has no threshold" in caplog.text
+    report = ["report", f"runs_dir={tmp_path / 'runs'}", f"output={tmp_path / 'r.html'}"]
+    for text, told in (
+        ("{}", "it has no threshold"),
+        ('{"threshold": "x"}', "threshold is 'x'"),
+        ('{"threshold": NaN}', "threshold is nan"),
+        ('{"threshold": 0.5, "test": 3}', "test is 3"),
+        ('{"threshold": 0.5, "asked": 1}', "it has no interval"),
+    ):
+        (finished / "threshold.json").write_text(text)
+        assert main(report) == 0
+        assert f"threshold.json cannot be read: {told}" in caplog.text
+        caplog.clear()
     (finished / "threshold.json").unlink()
+    assert main(["threshold", str(finished), "false_alarms=0.2"]) == 0
+    caplog.clear()
+    assert main(report) == 0
+    assert "threshold.json" not in caplog.text
     head = (finished / "scores.csv").read_text().partition("\n")[0]
     (finished / "scores.csv").write_text(head + "\n")
     assert main(["compare", str(finished), str(finished)]) == 2

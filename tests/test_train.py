@@ -271,7 +271,10 @@ def test_averaged_weights_are_what_is_judged_and_kept(tiny, monkeypatch):
     assert metrics["val_image_auroc"] == pytest.approx(max(curve), abs=1e-6), "each epoch was judged by its average"
 
 
-@pytest.mark.parametrize("options", [["model.weight_average=1.5"], ["model.weight_average=1"], ["model=pca"]])
+@pytest.mark.parametrize(
+    "options",
+    [["model.weight_average=1.5"], ["model.weight_average=1"], ["model=pca"], ["trainer.precision=bf16-true"]],
+)
 def test_an_average_that_cannot_be_is_an_error_that_names_the_option(options, tiny, capsys, caplog):
     texts = [text for text in tiny if not text.startswith("model.")]
     assert main(["train", *texts, "model.weight_average=0.9", *options]) == 1

@@ -247,6 +247,12 @@ def test_normal_images_alone_train_a_segmenter_and_show_what_it_is_taught(train,
     assert metrics["image_auroc"] is None
 
 
+def test_what_learns_from_no_labels_is_taught_none(train, runs):
+    assert train("ae", "dataset.protocol=normal_only", "dataset.labels=both") == 0
+    (run,) = runs("ae")
+    assert not (run / "figures/synthesised.png").exists()
+
+
 def test_a_row_of_the_figure_is_of_one_kind(pictures):
     config = compose("train", [*TINY, "model=unet", f"dataset.root={pictures}", "dataset.labels=synthetic"])
     data = DefectDataModule(make_plan(config["dataset"]))

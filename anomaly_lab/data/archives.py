@@ -65,21 +65,33 @@ def folder_beside(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     whole = target.with_name(f".{target.name}.unpacked")
-    whole.mkdir(exist_ok=True)
-    handle = os.open(whole, os.O_RDONLY)
+    handle = _held(whole, target)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel's: it dies with its process
-        except BlockingIOError:
-            raise DataError(f"{target}: another process is bringing it there.") from None
-        try:
-            shutil.rmtree(whole / "all", ignore_errors=True)
-            (whole / "all").mkdir()
-            yield whole / "all"
-        finally:
-            shutil.rmtree(whole, ignore_errors=True)
+        shutil.rmtree(whole / "all", ignore_errors=True)
+        (whole / "all").mkdir()
+        yield whole / "all"
     finally:
+        shutil.rmtree(whole, ignore_errors=True)
         os.close(handle)
+
+
+def _held(folder: Path, target: Path) -> int:
+    """A handle that holds a folder, made if it is not there; the lock is the kernel's and dies with its process."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # a link would lead elsewhere
+        except FileNotFoundError:  # another process has just been done with it
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.fstat(handle)
+            if folder.exists() and os.path.samestat(held, folder.lstat()):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise DataError(f"{target}: another process is bringing it there.") from None
+        os.close(handle)  # what was there when it was opened is gone
 
 
 @contextmanager
@@ -99,7 +111,7 @@ def _of_zip(file: zipfile.ZipFile, archive: Path) -> Iterator[_Member]:
         mode = info.external_attr >> 16
         if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and stat.S_IFMT(mode):
             raise DataError(f"{archive}: {info.filename!r} is no plain file. Nothing was unpacked.")
-        if not info.is_dir():
+        if not info.filename.endswith(("/", "\\")):  # no folder, on Windows either
             yield _Member(info.filename, partial(file.open, info))
 
 

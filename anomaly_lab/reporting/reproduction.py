@@ -95,10 +95,12 @@ class Reproduction:
 
 def _value(metrics: Mapping[str, Any], name: str) -> float | None:
     """A metric, or by a name with dots one within another: `per_defect.crack.image_auroc`."""
-    value: Any = metrics
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value  # type: ignore[no-any-return]  # metrics.json has numbers there
+    value: Any = metrics.get(name)
+    if value is None:
+        value = metrics
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, int | float) else None
 
 
 def half_a_unit(printed: float) -> float:
