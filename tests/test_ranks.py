@@ -292,12 +292,13 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(tiny, caplog):
 
 
 @pytest.mark.slow
-def test_whole_runs_of_one_and_two_processes_have_the_same_numbers(tiny, tmp_path):
+@pytest.mark.parametrize("more", [[], ["dataset.full_size=native", "model.weight_average=0.9"]])
+def test_whole_runs_of_one_and_two_processes_have_the_same_numbers(more, tiny, tmp_path):
     """Of a network without batch norm: the same batches, steps and scores but for the last digits."""
     found = []
     plain = [text for text in tiny if not text.startswith("model.")]
     for devices in (1, 2):
-        options = ["model=ae_l2", "model.latent_dim=4", f"trainer.devices={devices}", "checkpoint=best"]
+        options = ["model=ae_l2", "model.latent_dim=4", f"trainer.devices={devices}", "checkpoint=best", *more]
         assert main(["train", *plain, *options, f"runs_dir={tmp_path / str(devices)}"]) == 0
         (path,) = (tmp_path / str(devices)).glob("*/*/*-s0")
         scores = [[float(cell) for cell in row.split(",")[5:]] for row in (path / "scores.csv").read_text().split()[1:]]
