@@ -72,6 +72,7 @@ def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> 
     quieten()
     seed_everything(config["seed"], verbose=False)
     model = build_model(config)
+    _check_average(config, model)
     if stage1 is not None:
         restore(model.get_submodule("autoencoder"), stage1.checkpoints / f"{stage1.config()['checkpoint']}.ckpt")
     data = DefectDataModule(plan, config["seed"])
@@ -117,11 +118,6 @@ def train(
             log.info("%s", estimate(config, model, data, epochs))
         callbacks = training_callbacks(config["seed"], history, run.checkpoints)
         if decay := config["model"]["weight_average"]:
-            if config["trainer"]["precision"] in ("bf16-true", "16-true"):
-                raise ConfigError(
-                    f"model.weight_average={decay} asks for more digits than trainer.precision="
-                    f"{config['trainer']['precision']} has: take bf16-mixed or 32-true."
-                )
             callbacks.insert(2, AveragedWeights(decay))  # once a step is whole, before anything is saved
         if isinstance(model, GAN):
             callbacks.insert(-1, Samples(run.path / "samples", data.examples(_SAMPLES)))
@@ -211,7 +207,6 @@ def _build(where: str, node: Config, allow: tuple[str, ...]) -> AnomalyModel:
                 f"{where}.scheduler: ReduceLROnPlateau watches a metric, and schedules here count epochs, as "
                 "StepLR and CosineAnnealingLR do."
             )
-    _check_average(where, node, model_class)
     if "stage1" in node:
         arguments["autoencoder"] = _build(f"{where}.stage1", node["stage1"], allow)
     try:
@@ -226,12 +221,17 @@ def _build(where: str, node: Config, allow: tuple[str, ...]) -> AnomalyModel:
         raise ConfigError(f"model={node['name']} does not take these options: {error}") from error
 
 
-def _check_average(where: str, node: Config, model_class: type[AnomalyModel]) -> None:
-    decay = node.get("weight_average")  # runs from before it was an option have none
-    if decay is not None and model_class.fits_once:
-        raise ConfigError(f"{where}.weight_average={decay!r}: {node['name']} takes no steps whose weights to average.")
-    if decay is not None and (not isinstance(decay, float) or not 0 < decay < 1):
-        raise ConfigError(f"{where}.weight_average={decay!r} has to be a number between 0 and 1, such as 0.999.")
+def _check_average(config: Config, model: AnomalyModel) -> None:
+    decay, precision = config["model"]["weight_average"], config["trainer"]["precision"]
+    if decay is None:
+        return
+    asked = f"model.weight_average={decay!r}"
+    if model.fits_once:
+        raise ConfigError(f"{asked}: {config['model']['name']} takes no steps whose weights to average.")
+    if not isinstance(decay, float) or not 0 < decay < 1:
+        raise ConfigError(f"{asked} has to be a number between 0 and 1, such as 0.999.")
+    if precision in ("bf16-true", "16-true"):
+        raise ConfigError(f"{asked} needs more digits than trainer.precision={precision} has: bf16-mixed or 32-true.")
 
 
 def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs: int) -> str:

@@ -49,8 +49,8 @@ def download(address: str, path: Path, *, pause: float = 1.0) -> None:
             elif refusal.code < 500:
                 raise DataError(f"{address}: refused ({refusal.code} {refusal.reason}).") from None
             error = f"{refusal.code} {refusal.reason}"
-        except ValueError as error_:
-            raise DataError(f"{address!r} is no address of the web: {error_}.") from None
+        except ValueError as refused:
+            raise DataError(f"{address!r} is no address of the web: {refused}.") from None
         except (URLError, HTTPException, OSError) as broken:
             error = str(getattr(broken, "reason", broken))
         came = (part.stat().st_size if part.exists() else 0) - before
