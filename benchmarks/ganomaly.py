@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.trainer import make_trainer
 from benchmarks.loops import Feed, InMemory, Window, train_ours
-from benchmarks.setting import Moment, Setting, make_setting, now
+from benchmarks.setting import Moment, Setting, now
 from benchmarks.step import WARM
 
 SIZE, WIDTHS = 64, {"as shipped": 64, "both 16 wide": 16}
@@ -40,8 +40,8 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 def _at_width(setting: Setting, width: int) -> dict[str, Any]:
     given = [*OPTIONS, f"model.width={width}"]
-    own = make_setting(given, setting.folder, setting.repeats, setting.seconds, setting.epochs)
-    own.config["trainer"] = setting.config["trainer"] | {"precision": "32-true"}
+    own = setting.of_its_own(given)
+    own.config["trainer"] = own.config["trainer"] | {"precision": "32-true"}
     data = DefectDataModule(own.plan, own.config["seed"])
     data.prepare()
     batch = next(iter(data.train_dataloader()))

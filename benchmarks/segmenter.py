@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks import step
-from benchmarks.setting import Setting, make_setting
+from benchmarks.setting import Setting
 from benchmarks.step import table
 
 __all__ = ["measure", "table"]
@@ -21,6 +21,4 @@ OPTIONS = [
 
 def measure(setting: Setting) -> dict[str, Any]:
     """Time a step of a UNet, on the generated dataset whatever the other parts look at."""
-    own = make_setting(OPTIONS, setting.folder, setting.repeats, setting.seconds, setting.epochs)
-    own.config["trainer"] = setting.config["trainer"]
-    return step.measure(own)
+    return step.measure(setting.of_its_own(OPTIONS))

@@ -49,6 +49,12 @@ class Setting:
         seed_everything(self.config["seed"], verbose=False)
         return build_model(self.config)
 
+    def of_its_own(self, options: Sequence[str]) -> Setting:
+        """Other options, measured as often and on the same hardware; the generated dataset unless they name one."""
+        own = make_setting(options, self.folder, self.repeats, self.seconds, self.epochs)
+        own.config["trainer"] = self.config["trainer"]
+        return own
+
 
 def make_setting(overrides: Sequence[str], folder: Path, repeats: int, seconds: float, epochs: int) -> Setting:
     """Compose the training configuration; the generated dataset is drawn into `folder` unless it has a root."""

@@ -15,7 +15,7 @@ from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.synthesis import DEFECTS, synthesise
 from benchmarks.loops import Feed, InMemory, Window, train_ours
 from benchmarks.segmenter import OPTIONS
-from benchmarks.setting import Setting, make_setting
+from benchmarks.setting import Setting
 from benchmarks.step import WARM
 
 EACH = 20  # images of a kind, in one measurement
@@ -28,8 +28,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     On the generated dataset whatever the other parts look at, at 128x128.
     """
     options = [*OPTIONS, "dataset.protocol=normal_only", "dataset.labels=synthetic", "dataset.synthetic_share=1.0"]
-    own = make_setting(options, setting.folder, setting.repeats, setting.seconds, setting.epochs)
-    own.config["trainer"] = setting.config["trainer"]
+    own = setting.of_its_own(options)
     data = DefectDataModule(own.plan, own.config["seed"])
     data.prepare()
     return {
