@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from anomaly_lab.build import trained_model
 from anomaly_lab.config import check_values
 from anomaly_lab.data.framing import Framing
 from anomaly_lab.data.images import read_image, to_rgb
 from anomaly_lab.data.plan import DataPlan, load_options, make_dataset
 from anomaly_lab.data.tiles import Tiling
-from anomaly_lab.fit import trained_model
 from anomaly_lab.metrics.image import is_segmenter
 from anomaly_lab.runs import Run
 from anomaly_lab.single import predict_images

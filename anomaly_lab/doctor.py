@@ -13,7 +13,7 @@ from anomaly_lab.data.records import DATA_VARIABLE, DefectDataset
 from anomaly_lab.data.store import cache_dir
 from anomaly_lab.errors import ConfigError
 from anomaly_lab.hardware import cpu_flags, has_fast_bf16, has_gpu
-from anomaly_lab.runs import git_sha, versions
+from anomaly_lab.provenance import git_sha, versions
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -49,7 +49,7 @@ def evaluate(run: Run, asked: Config) -> tuple[dict[str, Any], Path]:
             "something else. Give output=DIR to score them apart."
         )
 
-    from anomaly_lab.fit import trained_model
+    from anomaly_lab.build import trained_model
     from anomaly_lab.trainer import quieten
 
     quieten()

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import copy
 import logging
-import pickle
 import resource
 import sys
 import time
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from pydantic import ValidationError
-from torch import nn
-from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from anomaly_lab.build import build_model
 from anomaly_lab.callbacks import (
     AfterStep,
     AveragedWeights,
@@ -30,12 +24,13 @@ from anomaly_lab.callbacks import (
     SaveWhenTerminated,
     SeedEachBatch,
 )
-from anomaly_lab.config import ASKED, Config, as_partial, locate
+from anomaly_lab.checkpoints import load_checkpoint, restore, save_weights
+from anomaly_lab.config import Config
 from anomaly_lab.dashboard import Dashboard, SendEpochs, open_dashboard
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.draw import draw_synthesised
-from anomaly_lab.errors import ConfigError, RunError, require
+from anomaly_lab.errors import ConfigError
 from anomaly_lab.hardware import shows_bars
 from anomaly_lab.models.base import AnomalyModel
 from anomaly_lab.models.gan import GAN
@@ -44,23 +39,11 @@ from anomaly_lab.reporting.style import DPI
 from anomaly_lab.reporting.tables import duration
 from anomaly_lab.runs import Run
 from anomaly_lab.score import score
-from anomaly_lab.trainer import WholeCheckpoints, make_trainer, quieten
+from anomaly_lab.trainer import make_trainer, quieten
 
 log = logging.getLogger("anomaly_lab")
 
 _SAMPLES = 8  # training images whose reconstructions are drawn now and then
-_NOT_ARGUMENTS = (
-    "_target_",
-    "name",
-    "version",
-    "optimizer",
-    "scheduler",
-    "weight_average",
-    "stage1",
-    "stage1_hash",
-    "autoencoder",
-    *ASKED,
-)
 
 
 def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> dict[str, Any]:
@@ -142,9 +125,9 @@ def train(
                 if (
                     epochs == 0 or model.fits_once
                 ):  # untrained, to compare with; or without steps, which Lightning counts by
-                    _save_weights(last, {"state_dict": model.state_dict(), "epoch": epochs - 1}, history)
+                    save_weights(last, {"state_dict": model.state_dict(), "epoch": epochs - 1}, history)
                 for path in filter(Path.exists, (last, best)):
-                    _save_weights(path, load_checkpoint(path), history)  # a finished run needs no optimizer
+                    save_weights(path, load_checkpoint(path), history)  # a finished run needs no optimizer
     restore(model, best if config["checkpoint"] == "best" else last)
     return history
 
@@ -162,63 +145,6 @@ def training_callbacks(
         SaveWhenTerminated(checkpoints / "last.ckpt"),
         ModelCheckpoint(checkpoints, "last", enable_version_counter=False),
     ]
-
-
-def build_model(config: Config) -> AnomalyModel:
-    """The method of a resolved configuration, with fresh weights.
-
-    Raises:
-        ConfigError: for an option that its class does not have, or a value that it refuses.
-    """
-    model = _build("model", config["model"], tuple(config["allow"]))
-    asked = config["dataset"]["learns_from"]
-    require("dataset.learns_from", asked if isinstance(asked, str) else "+".join(asked), model.streams)
-    try:
-        model.configure_optimizers()  # tried here, before anything is computed
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"model.optimizer or model.scheduler: {error}.") from error
-    return model.to(memory_format=torch.channels_last)  # as the images come; a step takes less time (LOG)
-
-
-def trained_model(run: Run, config: Config) -> AnomalyModel:
-    """The method of a finished run, as it was trained; `config` is the run's, or a change of what is no weight's.
-
-    Raises:
-        RunError: if its checkpoint is missing, damaged, or of another configuration.
-    """
-    model = build_model(config)
-    restore(model, run.checkpoints / f"{config['checkpoint']}.ckpt")
-    return model
-
-
-def _build(where: str, node: Config, allow: tuple[str, ...]) -> AnomalyModel:
-    model_class = locate(node["_target_"], AnomalyModel, allow)
-    arguments = {key: value for key, value in node.items() if key not in _NOT_ARGUMENTS}
-    if node["latent_dim"] is None or "stage1" in node:  # means nothing, or is the first stage's
-        del arguments["latent_dim"]
-    if not model_class.fits_once:
-        optimizer = arguments["optimizer"] = as_partial(f"{where}.optimizer", node["optimizer"], Optimizer, allow)
-        if issubclass(model_class, GAN) and issubclass(optimizer.func, LBFGS):  # type: ignore[arg-type]  # a class
-            raise ConfigError(f"{where}.optimizer: LBFGS asks for the loss again, and a GAN's turns give it once.")
-    if node["scheduler"] is not None:
-        scheduler = arguments["scheduler"] = as_partial(f"{where}.scheduler", node["scheduler"], LRScheduler, allow)
-        if issubclass(scheduler.func, ReduceLROnPlateau):  # type: ignore[arg-type]  # a class
-            raise ConfigError(
-                f"{where}.scheduler: ReduceLROnPlateau watches a metric, and schedules here count epochs, as "
-                "StepLR and CosineAnnealingLR do."
-            )
-    if "stage1" in node:
-        arguments["autoencoder"] = _build(f"{where}.stage1", node["stage1"], allow)
-    try:
-        return model_class(**arguments)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join([where, *map(str, first["loc"])])
-        if first["type"].startswith("missing"):
-            raise ConfigError(f"{name} needs a value.") from None
-        raise ConfigError(f"{name}={first['input']!r}: {first['msg']}.") from None
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"model={node['name']} does not take these options: {error}") from error
 
 
 def _check_average(config: Config, model: AnomalyModel) -> None:
@@ -273,54 +199,5 @@ def estimate(config: Config, model: AnomalyModel, data: DefectDataModule, epochs
     return f"Training up to epoch {epochs}, {batches} batches each: {used}."
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Tensors and plain values of a checkpoint; one that carries code is refused, not run.
-
-    Raises:
-        RunError: if the file is missing, truncated, or holds anything else.
-    """
-    try:
-        with zipfile.ZipFile(path) as file:
-            if any(info.compress_type != zipfile.ZIP_STORED for info in file.infolist()) or file.testzip():
-                raise zipfile.BadZipFile("its content does not fit its checksums")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a stranger's file, about how it might be read after all
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise RunError(
-            f"{path} is missing: `last` is there once a run is trained, `best` if it was trained with checkpoint=best."
-        ) from None
-    except MemoryError:
-        raise
-    except pickle.UnpicklingError:  # whose advice is to run its code
-        raise RunError(
-            f"{path} is damaged or holds more than tensors and plain values. Delete it and train again."
-        ) from None
-    except Exception as error:  # whatever a stranger's file makes of the reader
-        first = str(error).partition("\n")[0]
-        raise RunError(f"{path} cannot be read ({first}): if it is damaged, delete it and train again.") from None
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise RunError(f"{path} is no checkpoint: it has no state_dict.")
-    return content
-
-
-def restore(model: nn.Module, path: Path) -> None:
-    """Load the weights of a checkpoint.
-
-    Raises:
-        RunError: if it is missing or damaged, or of another configuration.
-    """
-    try:
-        model.load_state_dict(load_checkpoint(path)["state_dict"])
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} does not fit the run's configuration: {' '.join(str(error).split())}") from None
-
-
 def _best_checkpoint(folder: Path) -> ModelCheckpoint:
     return ModelCheckpoint(folder, "best", monitor="val_image_auroc", mode="max", enable_version_counter=False)
-
-
-def _save_weights(path: Path, checkpoint: dict[str, Any], history: History) -> None:
-    """Write weights, epoch and curves; the file is replaced in one step."""
-    slim = {"state_dict": checkpoint["state_dict"], "epoch": checkpoint["epoch"], "history": history.state_dict()}
-    WholeCheckpoints().save_checkpoint(slim, path)

@@ -20,7 +20,8 @@ from anomaly_lab.config import Config, check_values, compose
 from anomaly_lab.data.plan import DataPlan, load_options, make_plan
 from anomaly_lab.errors import ConfigError, LabError, RunError
 from anomaly_lab.hardware import process_count, resolve_precision
-from anomaly_lab.runs import Run, RunBusyError
+from anomaly_lab.locks import RunBusyError
+from anomaly_lab.runs import Run
 
 log = logging.getLogger("anomaly_lab")
 
@@ -97,7 +98,8 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
                 log.info("Going on with %s", run.path)
             run.start(config, plan)
             try:
-                from anomaly_lab.fit import build_model, fit  # torch and lightning come with it
+                from anomaly_lab.build import build_model  # torch and lightning come with it
+                from anomaly_lab.fit import fit
                 from anomaly_lab.launch import on_ranks
 
                 if stage1 is not None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from anomaly_lab.arguments import own_options, require_options
 from anomaly_lab.errors import ConfigError, RunError, nearest
+from anomaly_lab.locks import RunBusyError, is_held
 from anomaly_lab.reporting.run_list import Entry, run_list, sweep_list
-from anomaly_lab.runs import Run, RunBusyError, is_held
+from anomaly_lab.runs import Run
 
 log = logging.getLogger("anomaly_lab")
 

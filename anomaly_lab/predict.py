@@ -24,8 +24,9 @@ from anomaly_lab.data.records import IMAGE_SUFFIXES, files_below, is_named_image
 from anomaly_lab.data.store import WORKERS
 from anomaly_lab.errors import ConfigError, DataError, RunError, require
 from anomaly_lab.files import read_json, write_json
+from anomaly_lab.locks import hold
 from anomaly_lab.predictions import PredictionTable
-from anomaly_lab.runs import Run, hold
+from anomaly_lab.runs import Run
 
 if TYPE_CHECKING:
     from anomaly_lab.detector import Detector, Pixels, Result

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
-import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +16,8 @@ from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.data.splits import Split
 from anomaly_lab.errors import ConfigError, RunError
 from anomaly_lab.files import read_json, read_yaml, write_json, write_text
+from anomaly_lab.locks import hold, is_held
+from anomaly_lab.provenance import git_sha, versions
 from anomaly_lab.run_content import wrong_in_metrics, wrong_in_threshold
 
 Status = Literal["new", "running", "interrupted", "failed", "finished"]
@@ -27,21 +25,6 @@ Status = Literal["new", "running", "interrupted", "failed", "finished"]
 _HALF_WRITTEN = (".*.*-*", ".scores.csv", "checkpoints/*.tmp")  # before they get their names
 
 _ANEW = "Put back what was there, or give its `train` command again with force=true."
-
-_PACKAGES = (
-    "anomaly_lab",
-    "torch",
-    "lightning",
-    "torchvision",
-    "hydra-core",
-    "albumentations",
-    "numpy",
-    "scikit-learn",
-)
-
-
-class RunBusyError(RunError):
-    """Another process is working on this run."""
 
 
 @dataclass(frozen=True)
@@ -280,77 +263,6 @@ class Run:
             **results,
         }
         write_json(self.metrics_file, content)
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a living process holds a folder."""
-    try:
-        handle = (folder / ".lock").open()
-    except OSError:
-        return False
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: looking must not keep anyone out
-        except BlockingIOError:
-            return True
-        return False
-
-
-@contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold a folder; the lock is the kernel's, so it dies with its process.
-
-    Raises:
-        RunBusyError: if another process holds it.
-        RunError: if the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error}. Choose another folder.") from None
-    with handle:
-        for patience in (0.01, 0.05, 0.2, None):  # somebody may just be looking
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if patience is None:
-                    raise RunBusyError(f"{folder} is being worked on by another process.") from None
-                time.sleep(patience)
-        yield
-
-
-def flat_options(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration with dotted names: `model.latent_dim` of {"model": {"latent_dim": 32}}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= flat_options(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat
-
-
-def git_sha() -> str | None:
-    """The commit of the checkout that the package runs from, with `-dirty` if it was changed; None elsewhere."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    try:
-        # the package's own repository, not one that a virtual environment happens to lie in
-        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True)
-        sha = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], check=True, capture_output=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{sha}-dirty" if dirty else sha
-
-
-def versions() -> dict[str, str]:
-    """The installed versions of what the numbers may depend on."""
-    found = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:

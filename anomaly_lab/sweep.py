@@ -21,8 +21,9 @@ from anomaly_lab.errors import LabError, RunError, nearest, require
 from anomaly_lab.files import write_json
 from anomaly_lab.hardware import one_of_many, share_cores
 from anomaly_lab.jobs import Outcome, run_job
+from anomaly_lab.locks import hold
 from anomaly_lab.reporting.tables import duration
-from anomaly_lab.runs import Run, hold
+from anomaly_lab.runs import Run
 
 log = logging.getLogger("anomaly_lab")
 

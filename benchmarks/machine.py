@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from anomaly_lab.runs import git_sha, versions
+from anomaly_lab.provenance import git_sha, versions
 
 
 def machine() -> dict[str, str]:

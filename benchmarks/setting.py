@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from lightning.pytorch import seed_everything
 
+from anomaly_lab.build import build_model
 from anomaly_lab.config import Config, compose
 from anomaly_lab.data.plan import DataPlan, make_plan
 from anomaly_lab.data.store import CACHE_VARIABLE
-from anomaly_lab.fit import build_model
 from anomaly_lab.hardware import resolve_precision
 from anomaly_lab.models.base import AnomalyModel
 

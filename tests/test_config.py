@@ -115,7 +115,7 @@ def compose_once(kept={}):  # noqa: B006  # composing takes 50 ms
     [
         "os.system",
         "subprocess.Popen",
-        "anomaly_lab.runs.subprocess.Popen",  # reached through a module of ours
+        "anomaly_lab.provenance.subprocess.Popen",  # reached through a module of ours
         "anomaly_lab.runs.Path",
         "anomaly_lab.nowhere.Thing",
         "anomaly_lab_evil.Thing",

@@ -15,8 +15,8 @@ import torch
 from killing import PHASES, finish, kill
 
 from anomaly_lab.callbacks import SeedEachBatch
+from anomaly_lab.checkpoints import load_checkpoint
 from anomaly_lab.cli import main
-from anomaly_lab.fit import load_checkpoint
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.runs import Run
 

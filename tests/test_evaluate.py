@@ -79,7 +79,7 @@ def test_a_missing_checkpoint_is_named(finished, capsys):
     assert "best.ckpt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("target", ["os.system", "anomaly_lab.runs.subprocess.Popen"])
+@pytest.mark.parametrize("target", ["os.system", "anomaly_lab.provenance.subprocess.Popen"])
 @pytest.mark.parametrize("part", ["model", "dataset", "optimizer"])
 def test_a_strangers_config_runs_no_code_of_its_choice(finished, capsys, part, target):
     import yaml

@@ -9,7 +9,7 @@ import pytest
 from anomaly_lab.cli import main
 from anomaly_lab.errors import ConfigError
 from anomaly_lab.list_runs import at_work, find, parse
-from anomaly_lab.runs import RunBusyError, hold, is_held
+from anomaly_lab.locks import RunBusyError, hold, is_held
 from anomaly_lab.sweep import progress, with_sweep
 
 

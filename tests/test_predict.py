@@ -14,8 +14,9 @@ from anomaly_lab import load, predict
 from anomaly_lab.cli import main
 from anomaly_lab.config import compose
 from anomaly_lab.errors import DataError, RunError
+from anomaly_lab.locks import RunBusyError, hold
 from anomaly_lab.predict import find_pictures
-from anomaly_lab.runs import Run, RunBusyError, hold
+from anomaly_lab.runs import Run
 
 
 @pytest.fixture

@@ -19,13 +19,14 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from anomaly_lab import ranks
+from anomaly_lab.build import build_model
 from anomaly_lab.callbacks import History
 from anomaly_lab.cli import main
 from anomaly_lab.config import compose, conf_dir
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.plan import make_plan
 from anomaly_lab.data.samples import TrainingSampler
-from anomaly_lab.fit import build_model, training_callbacks
+from anomaly_lab.fit import training_callbacks
 from anomaly_lab.models.gan import GAN
 from anomaly_lab.score import _evaluate
 from anomaly_lab.trainer import make_trainer, quieten

@@ -13,7 +13,8 @@ from anomaly_lab.data.records import Record
 from anomaly_lab.data.splits import Split
 from anomaly_lab.errors import RunError
 from anomaly_lab.files import write_json, write_text
-from anomaly_lab.runs import Run, RunBusyError
+from anomaly_lab.locks import RunBusyError
+from anomaly_lab.runs import Run
 
 SPLIT = Split({"train_normal": (Record("a.png"),), "test": (Record("b.png"),)}, SplitOptions())
 

@@ -101,9 +101,8 @@ def _blend(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
     """A piece of another image whose edges are made to fit by Poisson blending (NSA; Schlüter, Tan, Hou and Kainz, ECCV
     2022, section 3)."""
     moved, region = _moved_piece(rng, other, thin=False)
-    region = cv2.dilate(region.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(
-        bool
-    )  # OpenCV takes an edge off again
+    # OpenCV takes an edge off again
+    region = cv2.dilate(region.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool)
     region[[0, -1]] = region[:, [0, -1]] = False  # the blending wants a border around
     if not region.any():
         return image

@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
+from anomaly_lab.build import build_model
 from anomaly_lab.cli import main
 from anomaly_lab.config import compose, conf_dir
-from anomaly_lab.fit import build_model
 
 MODELS = sorted(path.stem for path in conf_dir().glob("model/[!_]*.yaml"))
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly_lab.build import build_model
 from anomaly_lab.cli import main
 from anomaly_lab.config import compose
 from anomaly_lab.errors import ConfigError
-from anomaly_lab.fit import build_model
 from anomaly_lab.models.dpae import DPAE
 
 

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from anomaly_lab.build import build_model
 from anomaly_lab.callbacks import SeedEachBatch
 from anomaly_lab.cli import main
 from anomaly_lab.config import compose
 from anomaly_lab.errors import ConfigError
-from anomaly_lab.fit import build_model
 from anomaly_lab.models.gan import GAN, told_apart
 from anomaly_lab.nets.dcgan import DownNet, UpNet, last_side
 

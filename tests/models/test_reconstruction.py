@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn import decomposition
 
+from anomaly_lab.build import build_model
 from anomaly_lab.config import compose
 from anomaly_lab.errors import ConfigError
-from anomaly_lab.fit import build_model
 from anomaly_lab.models.residual import residual_map, ssim
 from anomaly_lab.nets.bergmann import BergmannAutoencoder
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from anomaly_lab.build import build_model
 from anomaly_lab.config import compose
 from anomaly_lab.errors import ConfigError
-from anomaly_lab.fit import build_model
 from anomaly_lab.models.unet import cross_entropy, disagreement
 from anomaly_lab.nets.motion import RigidMotion
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import distributions as d
 
+from anomaly_lab.build import build_model
 from anomaly_lab.config import compose
-from anomaly_lab.fit import build_model
 from anomaly_lab.models.vae import gaussian_nll, kl_to_normal
 
 SMALL = [
