@@ -82,7 +82,7 @@ def _texture(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
     """Blobs cut out of noise, filled with a foreign texture that shows through more or less (DRAEM; Zavrtanik, Kristan
     and Skočaj, ICCV 2021, Eq. 1 and 2, whose textures are of another dataset)."""
     noise = _noise(rng, image.shape, cells=int(rng.integers(2, 9)))
-    share = _between(rng, 0.003, 0.1)  # of the image
+    share = _between(rng, 0.0007, 0.1)  # of the image
     region = _blurred((noise > np.quantile(noise, 1 - share)).astype(np.float32), 0.7)[..., None]
     foreign = _turned(rng, other) if rng.random() < 0.7 else np.full_like(image, image.mean())
     foreign = foreign + _strength(rng, image)
@@ -118,7 +118,7 @@ def _crack(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
     height, width = image.shape[:2]
     line = np.zeros((height, width), np.float32)
     side = min(height, width)
-    walks = [(rng.uniform(0.05, 0.95, 2) * (width, height), rng.uniform(-np.pi, np.pi), _between(rng, 0.1, 0.9) * side)]
+    walks = [(rng.uniform(0, 1, 2) * (width, height), rng.uniform(-np.pi, np.pi), _between(rng, 0.05, 0.9) * side)]
     while walks:
         place, angle, left = walks.pop()
         step, bend, ink = side / 40, rng.uniform(0.1, 0.5), 1.0
@@ -144,7 +144,7 @@ def _spots(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
     height, width = image.shape[:2]
     side = min(height, width)
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    centre, reach = rng.uniform(0.1, 0.9, 2) * (height, width), rng.uniform(0.02, 0.2) * side
+    centre, reach = rng.uniform(0, 1, 2) * (height, width), rng.uniform(0.02, 0.2) * side
     depth = np.zeros((height, width), np.float32)
     for _ in range(int(rng.integers(1, 7))):
         row, column = centre + rng.normal(0, reach, 2)
@@ -158,9 +158,9 @@ def _spots(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
 
 
 def _light(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
-    """A part of the image under more or less light, with a soft border."""
+    """A part of the image under more or less light, its border soft or sharp."""
     noise = _noise(rng, image.shape, cells=int(rng.integers(1, 3)))
-    level, softness = np.quantile(noise, 1 - _between(rng, 0.05, 0.4)), rng.uniform(0.2, 1.0)
+    level, softness = np.quantile(noise, 1 - _between(rng, 0.05, 0.4)), _between(rng, 0.03, 1.0)
     share = np.clip((noise - level) / softness, 0, 1)[..., None]
     changed: Pixels = image + share * _strength(rng, image) * (image / max(float(image.mean()), 1.0))
     return changed
@@ -220,16 +220,16 @@ def _moved_piece(rng: np.random.Generator, source: Pixels, *, thin: bool) -> tup
     height, width = source.shape[:2]
     side = min(height, width)
     if thin:
-        size = _between(rng, 0.015, 0.06) * side, _between(rng, 0.08, 0.3) * side
+        size, least = (_between(rng, 0.015, 0.06) * side, _between(rng, 0.05, 0.3) * side), 2.0
     else:
-        area, aspect = _between(rng, 0.003, 0.08) * side * side, _between(rng, 0.3, 3.3)
-        size = (area * aspect) ** 0.5, (area / aspect) ** 0.5
-    start, place = (rng.uniform(0.1, 0.9, 2) * (width, height) for _ in range(2))
+        area, aspect = _between(rng, 0.001, 0.08) * side * side, _between(rng, 0.3, 3.3)
+        size, least = ((area * aspect) ** 0.5, (area / aspect) ** 0.5), 5.0
+    start, place = (rng.uniform(0, 1, 2) * (width, height) for _ in range(2))
     angle = rng.uniform(-45, 45)
     motion = cv2.getRotationMatrix2D(tuple(start.tolist()), angle, 1.0)
     motion = np.column_stack([motion[:, :2], motion[:, 2] + place - start])
     moved = cv2.warpAffine(source, motion, (width, height), borderMode=cv2.BORDER_REFLECT_101)
-    corners = cv2.boxPoints((tuple(place.tolist()), (max(size[0], 2.0), max(size[1], 2.0)), -angle))
+    corners = cv2.boxPoints((tuple(place.tolist()), (max(size[0], least), max(size[1], least)), -angle))
     region = cv2.fillConvexPoly(np.zeros((height, width), np.uint8), corners.round().astype(np.int32), 1)
     return np.asarray(moved, np.float32), np.asarray(region, bool)
 
