@@ -35,6 +35,8 @@ _NOT_HASHED = {
     "trainer": {"accelerator", "devices", "strategy", "estimate"},
 }
 
+_SYNTHESIS = 2  # raised when data/synthesis.py draws other defects, so that no older run stands in for a new one
+
 _TRAINER = {"max_epochs", "precision", "accelerator", "devices", "strategy", "estimate"}  # nothing else is passed on
 
 
@@ -192,6 +194,8 @@ def hash_basis(config: Config, data_sha256: str) -> Config:
         "checkpoint": config["checkpoint"],
         **{part: {k: v for k, v in config[part].items() if k not in _NOT_HASHED[part]} for part in _NOT_HASHED},
     }
+    if config["dataset"].get("labels") in ("synthetic", "both"):
+        basis["synthesis"] = _SYNTHESIS
     return _canonical(basis)  # type: ignore[no-any-return]
 
 

@@ -13,7 +13,7 @@ from anomaly_lab.data.plan import DataPlan
 from anomaly_lab.experiment import Cell, Figure
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting.paper_figures import Tile, grid_figure, latents_figure, lines_figure, roc_figure
-from anomaly_lab.reporting.reproduction import Reproduction
+from anomaly_lab.reporting.reproduction import IMPORTED, Reproduction
 from anomaly_lab.runs import Run
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def _roc(found: Reproduction, runs: Runs) -> figure.Figure | None:
 def _lines(found: Reproduction) -> figure.Figure | None:
     experiment = found.experiment
     metric, *_ = experiment.metrics
-    cells = {d: {m: Cell(d, m, metric) for m in experiment.methods} for d in experiment.datasets}
+    methods = [name for name in experiment.methods if not name.endswith(IMPORTED)]  # which have no place on the axis
+    cells = {d: {m: Cell(d, m, metric) for m in methods} for d in experiment.datasets}
     spreads = {d: {m: found.spread(cell) for m, cell in of.items()} for d, of in cells.items()}
     printed = {
         d: {m: next(iter(values.values())) for m, cell in of.items() if (values := experiment.printed_at(cell))}
@@ -147,7 +148,11 @@ def _segmentations(found: Reproduction, runs: Runs) -> figure.Figure | None:
     experiment = found.experiment
     rows: dict[str, Sequence[Tile | None]] = {}
     for dataset in experiment.datasets:
-        of_method = {m: runs[dataset, m][0] for m in experiment.methods if runs.get((dataset, m))}
+        by_seed: dict[int, dict[str, Run]] = {}  # one seed's: another one tests other images
+        for method in experiment.methods:
+            for run in runs.get((dataset, method), ()):
+                by_seed.setdefault(run.read()["seed"], {})[method] = run
+        of_method = max(by_seed.values(), key=len, default={})
         galleries = {m: gallery for m, run in of_method.items() if (gallery := _gallery(run))}
         if not galleries:
             continue

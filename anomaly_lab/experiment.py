@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, PrivateAttr, ValidationError, model_validator
 
-from anomaly_lab.config import shipped
+from anomaly_lab.config import conf_dir, shipped
 from anomaly_lab.errors import ConfigError, nearest
 from anomaly_lab.files import read_yaml
 from anomaly_lab.metrics.statistics import CLOSE
@@ -101,7 +101,8 @@ class Experiment(BaseModel):
 
     def narrowed(self, axes: dict[str, dict[str, tuple[str, ...]]]) -> Experiment:
         """The same table of fewer datasets or methods, or of others; values stay with their names."""
-        narrower = self.model_copy(update=axes | ({"mean": None} if "datasets" in axes else {}))
+        others = axes.get("datasets", self.datasets).keys() != self.datasets.keys()
+        narrower = self.model_copy(update=axes | ({"mean": None} if others else {}))
         if not narrower.datasets.keys() & self.datasets.keys():  # what is said of the paper's own says nothing here
             narrower = narrower.model_copy(update={"notes": ()})
         named = {*narrower.rows, *narrower.columns}
@@ -160,7 +161,7 @@ def load(name: str) -> Experiment:
         ConfigError: if there is none, or it does not say what an experiment has to say.
     """
     path = Path(name)
-    if path.suffix == ".yaml":
+    if path.suffix in (".yaml", ".yml"):
         name = path.stem
     elif name in names():
         path = experiments_dir() / f"{name}.yaml"
@@ -174,11 +175,12 @@ def load(name: str) -> Experiment:
         raise ConfigError(f"{path}: {where + ': ' if where else ''}{first['msg']}.") from None
 
 
-def load_settings(name: str) -> dict[str, tuple[str, ...]]:
+def load_settings(name: str, experiment: Experiment) -> dict[str, tuple[str, ...]]:
     """Overrides by model, and under `all` those of every model, of a shipped name or of a YAML file of one's own.
 
     Raises:
-        ConfigError: if there are none, or they are no lists of overrides.
+        ConfigError: if there are none, or they are no lists of overrides, or of a model that neither the experiment nor
+            the package has.
     """
     known = sorted(path.stem for path in experiments_dir().glob("*.yaml"))
     path = Path(name)
@@ -187,7 +189,13 @@ def load_settings(name: str) -> dict[str, tuple[str, ...]]:
             raise ConfigError(f"There are no settings={name}. {nearest(name, known)} Or give a YAML file of your own.")
         path = experiments_dir() / f"{name}.yaml"
     content = _mapping(path)
+    models = {path.stem for path in (conf_dir() / "model").glob("[!_]*.yaml")}
+    models |= {
+        text.partition("=")[2] for own in experiment.methods.values() for text in own if text.startswith("model=")
+    }
     for model, overrides in content.items():
+        if model not in {"all", *models}:
+            raise ConfigError(f"{path}: there is no model {model!r}. {nearest(model, sorted(models))}")
         if not isinstance(overrides, list) or not all(isinstance(text, str) and "=" in text for text in overrides):
             raise ConfigError(f"{path}: {model} has to be a list of overrides such as [model.width=16].")
     return {model: tuple(overrides) for model, overrides in content.items()}

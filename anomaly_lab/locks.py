@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from anomaly_lab.errors import RunError
 
@@ -37,18 +39,34 @@ def hold(folder: Path) -> Iterator[None]:
         RunBusyError: if another process holds it.
         RunError: if the folder cannot be written.
     """
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = (folder / ".lock").open("w")
+        except FileNotFoundError:  # whoever held it has just deleted the folder
+            continue
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {error}. Choose another folder.") from None
+        with handle:
+            _lock(handle, folder)
+            if _is_there(handle, folder):
+                yield
+                return
+
+
+def _lock(handle: TextIO, folder: Path) -> None:
+    for patience in (0.01, 0.05, 0.2, None):  # somebody may just be looking
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if patience is None:
+                raise RunBusyError(f"{folder} is being worked on by another process.") from None
+            time.sleep(patience)
+
+
+def _is_there(handle: TextIO, folder: Path) -> bool:
+    """Whether the file that is locked is still the one that others will open."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error}. Choose another folder.") from None
-    with handle:
-        for patience in (0.01, 0.05, 0.2, None):  # somebody may just be looking
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if patience is None:
-                    raise RunBusyError(f"{folder} is being worked on by another process.") from None
-                time.sleep(patience)
-        yield
+        return os.path.samestat(os.fstat(handle.fileno()), (folder / ".lock").stat())
+    except FileNotFoundError:
+        return False

@@ -28,7 +28,9 @@ class Needed:
         gap: why it cannot be made.
         counts: metrics of its split.
         data: hash of its split.
+        basis: hash of its options and its split.
         kind: hash of its options, but for seed and split: runs of one kind take equally long.
+        side: of the images that it is tested on, in pixels; None where they keep their own size.
         plan: its split; kept for the first seed only.
     """
 
@@ -40,14 +42,17 @@ class Needed:
     gap: str | None = None
     counts: Mapping[str, float] = field(default_factory=dict)
     data: str = ""
+    basis: str = ""
     kind: str = ""
+    side: int | None = None
     plan: DataPlan | None = None
 
     @property
     def is_finished(self) -> bool:
-        """Whether its numbers are there."""
-        with suppress(RunError):  # a damaged one is run again
-            return self.run is not None and self.run.status() == "finished"
+        """Whether its numbers are there, and are of these options."""
+        with suppress(RunError):  # a damaged one is a job that fails, and says why
+            if self.run is not None and self.run.status() == "finished":
+                return bool(self.run.read().get("config_hash") == self.basis)
         return False
 
 
@@ -77,8 +82,10 @@ def plan(experiment: Experiment, settings: Mapping[str, tuple[str, ...]], overri
                     config["seed"] = config["dataset"]["split_seed"] = seed
                     job = prepare(config, texts)
                     if job.plan.lacks_labels:  # a paper's table is of labels
-                        why = " ".join(job.plan.split.notes[1:2])
-                        raise NothingToLabelError(f"{method} learns from labels, and {dataset} has none. {why}")
+                        raise NothingToLabelError(
+                            f"{method} learns from labels, and {dataset} has none to spare. Add defective images with "
+                            "masks; or give dataset.labels=synthetic, and it learns from synthesised defects."
+                        )
                 except (DataError, NothingToLabelError) as error:
                     yield Needed(dataset, method, seed, texts, gap=str(error))
                     continue
@@ -86,8 +93,15 @@ def plan(experiment: Experiment, settings: Mapping[str, tuple[str, ...]], overri
                     raise ConfigError(f"{method} on {dataset}: {error}") from None
                 kept = job.plan if seed == 0 else None
                 of_split = counts(job.plan)
-                kind, data = _kind(job.config), job.plan.sha256
-                yield Needed(dataset, method, seed, texts, job.run, None, of_split, data, kind, kept)
+                basis = hash_of(hash_basis(job.config, job.plan.sha256))
+                yield Needed(
+                    *(dataset, method, seed, texts, job.run, None, of_split),
+                    data=job.plan.sha256,
+                    basis=basis,
+                    kind=_kind(job.config),
+                    side=job.plan.full_size,
+                    plan=kept,
+                )
 
 
 def counts(plan: DataPlan) -> dict[str, float]:
@@ -114,7 +128,9 @@ def _last_of_each(*overrides: str) -> tuple[str, ...]:
 
 
 def _kind(config: Config) -> str:
-    return hash_of(hash_basis(config, ""))
+    basis = hash_basis(config, "")
+    basis["model"].pop("stage1_hash", None)  # of a seed and a split
+    return hash_of({**basis, "stage1": config["model"].get("stage1")})
 
 
 def seconds_taken(runs_dir: Path) -> dict[str, float]:
@@ -131,17 +147,23 @@ def seconds_taken(runs_dir: Path) -> dict[str, float]:
 
 
 def imported_beside(needed: Sequence[Needed]) -> Iterator[tuple[Needed, Run]]:
-    """The runs of other tools that were tested on the same splits, each beside a run that has it."""
+    """The runs of other tools that were tested on the same splits, each beside a run that has it; of scores that were
+    imported again under the same name, the last ones."""
     splits: dict[tuple[str, int], dict[str, Needed]] = {}  # (data, seed) -> one of each dataset of the table
     folders: set[Path] = set()
     for one in needed:
         if one.run is not None:
             splits.setdefault((one.data, one.seed), {})[one.dataset] = one
             folders.add(one.run.path.parent.parent)
-    for path in sorted(path for folder in folders for path in folder.glob("*/*/metrics.json")):
+    last: dict[tuple[str, str, int], Run] = {}
+    files = {path for folder in folders for path in folder.glob("*/*/metrics.json")}
+    for path in sorted(files, key=lambda path: path.stat().st_mtime):
         run = Run(path.parent)
         with suppress(RunError):
             content = run.read()
             if content.get("imported") and content["status"] == "finished":
-                for beside in splits.get((content.get("data_sha256", ""), content.get("seed", -1)), {}).values():
-                    yield beside, run
+                name = path.parts[-3]
+                last[name, content.get("data_sha256", ""), content.get("seed", -1)] = run
+    for (_, data, seed), run in sorted(last.items(), key=lambda item: item[0]):
+        for beside in splits.get((data, seed), {}).values():
+            yield beside, run

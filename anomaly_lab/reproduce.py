@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anomaly_lab.arguments import option_of, own_options, runs_hydra
-from anomaly_lab.config import compose
+from anomaly_lab.config import compose, hash_of
 from anomaly_lab.errors import ConfigError, RunError, nearest
 from anomaly_lab.experiment import Experiment, load, load_settings, names
 from anomaly_lab.needed import Needed, imported_beside, plan, seconds_taken
@@ -18,6 +18,12 @@ from anomaly_lab.runs import Run
 log = logging.getLogger("anomaly_lab")
 
 _DRY_RUN = "--dry-run"
+
+# Options that change no number of a table
+_NO_NUMBER = (
+    *("runs_dir", "force", "predictions", "tags", "allow", "dataset.root", "dataset.manifest", "dataset.num_workers"),
+    *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.estimate"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,12 @@ class Request:
         overrides: of every run.
         settings: overrides by model.
         about: what was asked for, in words.
+        changes: those of the overrides that change its numbers.
         place: of the table below `runs_dir/tables`: its name, with what was chosen of it.
         runs_dir: where the runs lie.
         launcher: Hydra's options.
         output: where the table goes; None: below `runs_dir`.
+        is_forced: run again what is finished.
         is_dry: only say what would be done.
     """
 
@@ -40,10 +48,12 @@ class Request:
     overrides: tuple[str, ...]
     settings: Mapping[str, tuple[str, ...]]
     about: str
+    changes: tuple[str, ...]
     place: str
     runs_dir: Path
     launcher: tuple[str, ...]
     output: Path | None
+    is_forced: bool
     is_dry: bool
 
 
@@ -54,10 +64,9 @@ def main(arguments: Sequence[str]) -> int:
     asked = parse(arguments)
     needed = list(plan(asked.experiment, asked.settings, asked.overrides))
     if asked.is_dry:
-        _show_plan(asked.experiment, needed, asked.runs_dir)
+        _show_plan(asked, needed)
         return 0
-    forced = "force=true" in asked.overrides
-    missing = [one for one in needed if one.run is not None and (forced or not one.is_finished)]
+    missing = [one for one in needed if one.run is not None and (asked.is_forced or not one.is_finished)]
     folder = asked.output or asked.runs_dir / "tables" / asked.place
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,20 +106,25 @@ def parse(arguments: Sequence[str]) -> Request:
         if not own["seeds"].isdecimal() or int(own["seeds"]) < 1:
             raise ConfigError(f"seeds={own['seeds']} has to be a whole number of at least 1.")
         experiment = experiment.model_copy(update={"seeds": int(own["seeds"])})
-    settings = load_settings(own["settings"]) if "settings" in own else {}
+    settings = load_settings(own["settings"], experiment) if "settings" in own else {}
     choices = ("dataset", "dataset.category", "model", "settings")
     given = own_options(arguments, choices)
     chosen = [Path(given[name]).stem for name in choices if name in given]
     of_all = compose("train", [text for text in overrides if option_of(text).split(".")[0] not in ("model", "dataset")])
+    changes = tuple(sorted(text for text in overrides if option_of(text) not in _NO_NUMBER))
+    if changes:  # tables of two splits, say, are two tables
+        chosen.append(hash_of({"changes": list(changes)})[:6])
     return Request(
         experiment,
         tuple(overrides),
         settings,
         " ".join(text for text in arguments if option_of(text) not in ("output", "runs_dir") and text not in flags),
+        changes,
         "-".join([experiment.name, *chosen]),
         Path(of_all["runs_dir"]),
         launcher,
         Path(own["output"]) if "output" in own else None,
+        of_all["force"],
         bool(flags),
     )
 
@@ -119,6 +133,8 @@ def _narrowed(experiment: Experiment, overrides: Sequence[str]) -> tuple[Experim
     """The experiment on what `dataset=`, `dataset.category=` and `model=` choose, and the other overrides."""
     given = {option_of(text): text for text in overrides}
     update: dict[str, Any] = {}
+    if "," in given.get("dataset", ""):
+        raise ConfigError(f"{given['dataset']}: a table is of one dataset, or of all of its own if none is given.")
     if where := [given[key] for key in ("dataset", "dataset.category") if key in given]:
         fitting = {name: own for name, own in experiment.datasets.items() if set(where) <= set(own)}
         update["datasets"] = fitting or {"-".join(text.partition("=")[2] for text in where): tuple(where)}
@@ -138,21 +154,21 @@ def _narrowed(experiment: Experiment, overrides: Sequence[str]) -> tuple[Experim
     return narrowed, rest
 
 
-def _show_plan(experiment: Experiment, needed: Sequence[Needed], runs_dir: Path) -> None:
+def _show_plan(asked: Request, needed: Sequence[Needed]) -> None:
     """Print which runs are there, which are not, and how long those will take by what others took."""
     from rich.console import Console
 
     from anomaly_lab.reporting.paper_table import plan_table
 
-    took = seconds_taken(runs_dir)
+    took = seconds_taken(asked.runs_dir)
     rows = []
-    for dataset in experiment.datasets:
-        for method in experiment.methods:
+    for dataset in asked.experiment.datasets:
+        for method in asked.experiment.methods:
             jobs = [one for one in needed if (one.dataset, one.method) == (dataset, method)]
             gap = next((one.gap for one in jobs if one.gap), None)
-            done = sum(one.is_finished for one in jobs)
+            done = 0 if asked.is_forced else sum(one.is_finished for one in jobs)
             rows.append((dataset, method, len(jobs), done, took.get(jobs[0].kind), gap))
-    Console().print(plan_table(experiment, rows))
+    Console().print(plan_table(asked.experiment, rows))
 
 
 def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
@@ -167,6 +183,7 @@ def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
     values: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
     runs: dict[tuple[str, str], list[Run]] = {}
     gaps: dict[tuple[str, str], str] = {}
+    reasons: dict[str, str] = {}
     commits: set[str] = set()
     for one in needed:
         where = (one.dataset, one.method)
@@ -175,25 +192,28 @@ def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
             continue
         if one.is_finished:
             content = one.run.read()
-            values.setdefault(where, {})[one.seed] = {**one.counts, **content["metrics"], **_time(content)}
+            values.setdefault(where, {})[one.seed] = {**one.counts, **content["metrics"], **_derived(content, one.side)}
             runs.setdefault(where, []).append(one.run)
+            reasons |= content["reasons"]
             sha, _, dirty = str(content.get("git_sha") or "unknown").partition("-")
             commits.add(sha[:7] + (f"-{dirty}" if dirty else ""))
         elif asked.experiment.needs_runs:
-            gaps[where] = f"{one.run.path}: {one.run.read().get('cause') or one.run.status()}"
+            gaps.setdefault(where, _why(one.run))
         else:
             values.setdefault(where, {})[one.seed] = one.counts
     experiment = asked.experiment
     if experiment.needs_runs:
         for one, run in imported_beside(needed):
             name = run.path.parts[-2] + IMPORTED
-            values.setdefault((one.dataset, name), {})[one.seed] = {**one.counts, **run.read()["metrics"]}
+            content = run.read()
+            values.setdefault((one.dataset, name), {})[one.seed] = {**one.counts, **content["metrics"]}
             runs.setdefault((one.dataset, name), []).append(run)
             experiment = experiment.narrowed({"methods": {**experiment.methods, name: ()}})
     plans = {one.dataset: one.plan for one in needed if one.plan is not None}
     told = [f"Splits: {', '.join(f'{name} {of.split.options.split}' for name, of in plans.items())}."] if plans else []
-    if experiment.needs_runs and (asked.settings or asked.overrides):
+    if experiment.needs_runs and (asked.settings or asked.changes):
         told.append("Not at the paper's settings: what was changed is in the command below, and verdicts are of that.")
+    told += _unfilled(experiment, [metrics for of in values.values() for metrics in of.values()], reasons)
     found = Reproduction(experiment, values, gaps, asked.about, tuple(sorted(commits)), tuple(told))
     Console().print(paper_table.terminal(found))
     if not values:
@@ -214,6 +234,32 @@ def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
         log.info("%s", path)
 
 
-def _time(content: Mapping[str, Any]) -> dict[str, float]:
-    seconds = content["seconds"].get("per_image")
-    return {} if seconds is None else {"milliseconds_per_image": 1000 * seconds}
+def _unfilled(experiment: Experiment, found: Sequence[Mapping[str, Any]], reasons: Mapping[str, str]) -> Iterator[str]:
+    """Why a metric is in no cell."""
+    from anomaly_lab.reporting.reproduction import value_of
+
+    for name, metric in experiment.metrics.items():
+        if found and all(value_of(metrics, metric) is None for metrics in found):
+            known = [key for metrics in found for key, value in metrics.items() if isinstance(value, int | float)]
+            why = reasons.get(metric) or f"no run has it. {nearest(metric, known, listed=False)}"
+            yield f"{name} ({metric}): {why}".rstrip()
+
+
+def _why(run: Run) -> str:
+    """Why a run is not finished."""
+    try:
+        return f"{run.path}: {run.read().get('cause') or run.status()}"
+    except RunError as error:
+        return str(error)
+
+
+def _derived(content: Mapping[str, Any], side: int | None) -> dict[str, float]:
+    """What a table shows in other units: milliseconds an image; wrong pixels of 256x256, P2's size, since methods may
+    see images of different sizes."""
+    found = {}
+    if (seconds := content["seconds"].get("per_image")) is not None:
+        found["milliseconds_per_image"] = 1000 * seconds
+    for name in ("pixel_mae", "floor_empty_mae"):
+        if (wrong := content["metrics"].get(name)) is not None and side is not None:
+            found[f"{name}_256"] = wrong * (256 / side) ** 2
+    return found

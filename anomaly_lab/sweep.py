@@ -58,10 +58,7 @@ def multirun(overrides: Sequence[str], count: int | None, runs_dir: Path) -> lis
     A search may not say beforehand how many it will make: None.
     """
     folder = _new_folder(runs_dir, count, name=_name_of(overrides))
-    # Hydra's parser wants its flag before the overrides
-    with hold(folder):
-        hand_to_hydra("train", ["--multirun", *_composable(overrides), f"hydra.sweep.dir={plain_path(str(folder))}"])
-    return _outcomes(folder)
+    return _handed("train", _composable(overrides), folder)
 
 
 def _composable(overrides: Sequence[str]) -> list[str]:
@@ -97,8 +94,21 @@ def run_jobs(
     folder = _new_folder(runs_dir, len(jobs), name=name, jobs=listed, names=list(names))
     numbers = ",".join(map(str, range(len(jobs))))
     options = [f"list={plain_path(str((folder / _JOBS).absolute()))}", f"number={numbers}"]
+    return _handed("jobs", [*options, *launcher], folder)
+
+
+def _handed(name: str, arguments: Sequence[str], folder: Path) -> list[Outcome]:
+    """What became of the jobs of a multirun, as far as they came."""
     with hold(folder):
-        hand_to_hydra("jobs", ["--multirun", *options, *launcher, f"hydra.sweep.dir={plain_path(str(folder))}"])
+        try:
+            # Hydra's parser wants its flag before the overrides
+            hand_to_hydra(name, ["--multirun", *arguments, f"hydra.sweep.dir={plain_path(str(folder))}"])
+        except SystemExit:  # Hydra has said why: a worker was killed, say
+            if not _outcomes(folder):
+                raise
+            log.error(
+                "The launcher ended before all jobs were done. The same command goes on with those that are left."
+            )
     return _outcomes(folder)
 
 

@@ -72,6 +72,12 @@ def test_one_and_one_point_nought_are_the_same_option():
     assert a == b
 
 
+def test_synthesised_defects_have_a_version_in_the_hash_and_nothing_else_has():
+    asked, plain = (compose("train", ["model=unet", *more]) for more in (["dataset.labels=synthetic"], []))
+    assert "synthesis" in hash_basis(asked, "a")
+    assert "synthesis" not in hash_basis(plain, "a")
+
+
 def test_the_hash_ignores_where_and_how_but_not_what():
     def hash_with(*overrides):
         return hash_of(hash_basis(compose("train", list(overrides)), "split"))

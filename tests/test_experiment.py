@@ -84,15 +84,24 @@ def test_a_mistyped_name_is_told_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean 'dpae/table4'"):
         load("dpae/tabel4")
     with pytest.raises(ConfigError, match="Did you mean 'small'"):
-        load_settings("smal")
+        load_settings("smal", load("dpae/table4"))
 
 
 def test_settings_are_lists_of_overrides(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("all: [dataset.image_size=64]\nvae: model.latent_dim=8\n")
     with pytest.raises(ConfigError, match="vae has to be a list of overrides"):
-        load_settings(str(path))
-    assert load_settings("tiny")["all"][0] == "dataset.image_size=32"
+        load_settings(str(path), load("dpae/table4"))
+    path.write_text("ael2: [model.latent_dim=4]\n")
+    with pytest.raises(ConfigError, match=r"no model 'ael2'\. Did you mean 'ae_l2'"):
+        load_settings(str(path), load("dpae/table4"))
+    assert load_settings("tiny", load("dpae/table4"))["all"][0] == "dataset.image_size=32"
+
+
+def test_a_mean_stays_with_all_its_datasets():
+    table = load("ae_unet/table2")
+    assert table.narrowed({"datasets": dict(table.datasets)}).mean == "Mean Total"
+    assert table.narrowed({"datasets": {"Tile": table.datasets["Tile"]}}).mean is None
 
 
 # the values as the papers print them

@@ -148,7 +148,14 @@ def test_an_imported_run_stands_in_the_papers_table(tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "colleague (imported)" in shown
     table = rows_of(tmp_path / "tables/dpae/table4-synthetic-dpae-tiny/table.csv")
-    assert next(row for row in table if row["method"] == "colleague (imported)" and row["metric"] == "AUC")["mean"]
+    of_theirs = ("colleague (imported)", "AUC")
+    (first,) = (float(row["mean"]) for row in table if (row["method"], row["metric"]) == of_theirs)
+    write(theirs, [{**row, "score": -float(row["score"])} for row in scores])
+    assert main(["import", str(theirs), "name=colleague", *options]) == 0
+    assert main(["reproduce", "dpae/table4", "model=dpae", *asked]) == 0
+    table = rows_of(tmp_path / "tables/dpae/table4-synthetic-dpae-tiny/table.csv")
+    (last,) = (float(row["mean"]) for row in table if (row["method"], row["metric"]) == of_theirs)
+    assert last == pytest.approx(1 - first), "of two imports of one name the last one counts"
 
 
 def test_a_runs_own_table_comes_in_and_no_column_stands_in_for_the_score(finished, tiny, tmp_path):

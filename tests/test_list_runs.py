@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from anomaly_lab import locks
 from anomaly_lab.cli import main
 from anomaly_lab.errors import ConfigError
 from anomaly_lab.list_runs import at_work, find, parse
@@ -99,6 +100,21 @@ def test_a_folder_is_held_by_one_and_the_hold_ends(tmp_path):
         with pytest.raises(RunBusyError), hold(tmp_path / "new"):
             pass
     assert not is_held(tmp_path / "new")
+
+
+def test_a_folder_that_is_deleted_while_it_is_waited_for_is_made_anew(tmp_path, monkeypatch):
+    folder, lock, tries = tmp_path / "run", locks._lock, []
+
+    def deleted_just_before(handle, path):
+        if not tries:
+            shutil.rmtree(path)  # as `runs clean=failed` does while it holds it
+        tries.append(path)
+        lock(handle, path)
+
+    monkeypatch.setattr(locks, "_lock", deleted_just_before)
+    with hold(folder):
+        assert is_held(folder), "what is held is what others find"
+    assert len(tries) == 2
 
 
 def test_a_sweep_at_work_says_how_far_it_is(tmp_path):

@@ -192,6 +192,7 @@ def test_killed_three_times_it_ends_with_the_same_table_and_runs_nothing_twice(t
         (["dpae/table4", "dataset=synthetic", "trainer.max_epochs=-1"], "trainer.max_epochs"),
         (["dpae/fig6", "dataset=synthetic", "model.latent_dim=4"], "varies it itself"),
         (["dpae/table6", *TINY, "output=/dev/null"], "output=/dev/null"),
+        (["dpae/table4", "dataset=mt,csd"], "a table is of one dataset"),
     ],
 )
 def test_a_mistake_is_no_gap(arguments, told, tmp_path, capsys):
@@ -200,7 +201,7 @@ def test_a_mistake_is_no_gap(arguments, told, tmp_path, capsys):
     assert not list(tmp_path.rglob("*.md"))
 
 
-def test_a_damaged_run_is_made_again_and_others_do_not_matter(tmp_path):
+def test_a_damaged_run_is_a_gap_until_forced_and_others_do_not_matter(tmp_path, capsys):
     asked = ["reproduce", "dpae/table6", *TINY, f"runs_dir={tmp_path}"]
     assert main(asked) == 0
     (run,) = tmp_path.glob("synthetic/dpae/*")
@@ -210,8 +211,41 @@ def test_a_damaged_run_is_made_again_and_others_do_not_matter(tmp_path):
     before = (run / "metrics.json").stat().st_mtime_ns
     assert main(asked) == 0
     assert (run / "metrics.json").stat().st_mtime_ns == before
-    assert main([*asked, "force=true"]) == 0
+    assert main([*asked, "force=True"]) == 0
     assert (run / "metrics.json").stat().st_mtime_ns > before
+    (run / "metrics.json").write_text("{")
+    capsys.readouterr()
+    assert main(asked) == 1
+    assert "Delete it, or run with force=true" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_metric_that_no_run_has_is_said(tmp_path, capsys):
+    table = {"title": "T", "source": "here", "rows": ["methods"], "columns": ["metrics"], "seeds": 1}
+    table |= {"datasets": {"s": ["dataset=synthetic"]}, "methods": {"PCA": ["model=pca"]}}
+    table |= {"metrics": {"AUC": "image_aurok", "IoU": "pixel_iou_defect"}}
+    (tmp_path / "own.yml").write_text(yaml.safe_dump(table, sort_keys=False))
+    assert main(["reproduce", str(tmp_path / "own.yml"), "settings=tiny", f"runs_dir={tmp_path}"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "AUC (image_aurok): no run has it. Did you mean 'image_auroc'?" in told
+
+
+def test_wrong_pixels_are_of_one_size(runs, capsys):
+    asked = ["reproduce", "ae_unet/tableA2", "dataset=synthetic", "seeds=1", "model=pca", f"runs_dir={runs}"]
+    empty = []
+    for side in (32, 64):
+        folder = runs / f"a2-{side}"
+        assert main([*asked, f"dataset.image_size={side}", f"output={folder}"]) == 0
+        rows = {row["method"]: float(row["mean"]) for row in rows_of(folder / "table.csv")}
+        empty.append(rows["floor: nothing marked"])
+    assert empty[0] == pytest.approx(empty[1], rel=0.1), "as many defective pixels at either size"
+
+
+def test_tables_of_two_splits_are_two_tables():
+    places = [
+        parse(["dpae/table4", "dataset=mt", *more]).place for more in ([], ["dataset.split=random"], ["tags=[x]"])
+    ]
+    assert places[0] == places[2] == "dpae/table4-mt"
+    assert places[1].startswith("dpae/table4-mt-")
 
 
 @pytest.mark.slow

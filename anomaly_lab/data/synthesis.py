@@ -1,7 +1,7 @@
 """Defects synthesised onto normal images, for a segmenter to learn from where nobody has labelled any.
 
 The painters of `val` (painting.py) and of the `synthetic` dataset's test share no kind and no code with these: what is
-learnt here is judged by other defects.
+learnt here is judged by other defects. Whoever changes what they draw raises `_SYNTHESIS` in config.py.
 """
 
 from __future__ import annotations

@@ -54,12 +54,13 @@ class Paired:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between two runs: options, versions, lists of the split (both, only A, only B), scores."""
+    """What differs between two runs: options, versions, lists of the split (both, only A, only B), files, scores."""
 
     runs: tuple[Path, Path]
     config: Mapping[str, tuple[Any, Any]]
     versions: Mapping[str, tuple[Any, Any]]
     split: Mapping[str, tuple[int, int, int]]
+    other_files: bool  # under the same names
     scores: Paired
 
 
@@ -78,7 +79,8 @@ def comparison(found: Comparison) -> RenderableType:
         rows_of = [(name, *map(str, counts)) for name, counts in found.split.items()]
         parts += [_table(("images of", "both", "only A", "only B"), rows_of), Text()]
     else:
-        parts += [Text("The same split."), Text()]
+        files = "The same split by name, of other files: scores of different pictures are paired below!"
+        parts += [Text(files if found.other_files else "The same split."), Text()]
     return Group(*parts, *_scores(found.scores))
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from anomaly_lab.experiment import Axis, Cell, Experiment
 from anomaly_lab.metrics.statistics import LEVEL, Difference
-from anomaly_lab.reporting.reproduction import FLOORS, Reproduction, half_a_unit
+from anomaly_lab.reporting.reproduction import FLOORS, RELATIVE, Reproduction, half_a_unit
 from anomaly_lab.reporting.tables import MISSING, duration
 
 
@@ -117,15 +117,22 @@ def difference_rows(found: Reproduction) -> list[list[str]]:
     if all(difference.spread.count < 2 for _, _, difference in differences):
         return []
     heading = [f"{differences[0][1]} less", "on", "of", "difference", f"{LEVEL:.0%} interval", "p"]
-    rows = [[cell.method, cell.dataset, cell.metric, *_difference(found)] for cell, _, found in differences]
+    rows = [
+        [cell.method, cell.dataset, cell.metric, *_difference(found.experiment, cell, difference)]
+        for cell, _, difference in differences
+    ]
     return [heading, *rows]
 
 
-def _difference(difference: Difference) -> tuple[str, str, str]:
+def _difference(experiment: Experiment, cell: Cell, difference: Difference) -> tuple[str, str, str]:
+    def signed(value: float) -> str:
+        return ("-" if value < 0 else "+") + number_text(experiment, cell, abs(value))
+
     of = difference.spread
-    bounds = MISSING if of.interval is None else "[{:+.3f}, {:+.3f}]".format(*of.interval)
+    bounds = MISSING if of.interval is None else f"[{', '.join(map(signed, of.interval))}]"
     p_value = MISSING if difference.p_value is None else f"{difference.p_value:.3f}"
-    return f"{of.mean:+.3f}" + ("" if of.deviation is None else f" ± {of.deviation:.3f}"), bounds, p_value
+    deviation = "" if of.deviation is None else f" ± {number_text(experiment, cell, of.deviation)}"
+    return signed(of.mean) + deviation, bounds, p_value
 
 
 def notes(found: Reproduction) -> list[str]:
@@ -139,10 +146,10 @@ def notes(found: Reproduction) -> list[str]:
             else "One seed."
         )
     if experiment.needs_runs and any(found.experiment.printed_at(cell) for cell in _cells(found)):
-        close = "" if experiment.close is None else f" and reaches at most {experiment.close:g} to each side"
+        close = f"{RELATIVE:.0%} of it" if experiment.close is None else f"{experiment.close:g}"
         lines.append(
-            f"reproduced: the {LEVEL:.0%} t interval over the seeds holds the printed value{close}; different: it does "
-            "not hold it; undecided: it is wider."
+            f"reproduced: the {LEVEL:.0%} t interval over the seeds holds the printed value and reaches at most "
+            f"{close} to each side; different: it does not hold it; undecided: it is wider."
         )
     if experiment.needs_runs and "methods" not in (*experiment.rows, *experiment.columns):
         lines += [
@@ -151,6 +158,8 @@ def notes(found: Reproduction) -> list[str]:
             for dataset in experiment.datasets
             for metric in list(experiment.metrics)[:1]
         ]
+    if experiment.needs_runs and "metrics" not in (*experiment.rows, *experiment.columns):
+        lines += [f"Cells: {name} ({metric})." for name, metric in experiment.metrics.items()]
     lines += _by_reason("Not run", found.gaps)
     lines += _contradictions(experiment)
     lines += [*experiment.notes, *found.told]
@@ -238,6 +247,6 @@ def plan_table(
             lines.append(f"What is missing takes about {duration(total)} on one machine.")
         if unknown:
             lines.append(f"How long {unknown} runs take is not known: nothing like them was run here yet.")
-        if not total and not unknown:
+        if not total and not unknown and not any(gap for *_, gap in rows):
             lines.append("Nothing is missing.")
     return Group(table, Text(), Text("\n".join(lines)))

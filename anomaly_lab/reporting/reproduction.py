@@ -16,8 +16,10 @@ FLOORS = (
     ("image_auroc", "floor: PCA residual", "floor_pca_auroc"),
     ("image_f1", "floor: all defective", "floor_all_f1"),
     ("pixel_miou", "floor: nothing marked", "floor_empty_miou"),
-    ("pixel_mae", "floor: nothing marked", "floor_empty_mae"),
+    ("pixel_mae_256", "floor: nothing marked", "floor_empty_mae_256"),
 )
+
+RELATIVE = 0.1  # of a printed value that is no share of one: up to which reach of an interval it counts as reproduced
 
 IMPORTED = " (imported)"  # the end of the name of another tool's method
 
@@ -50,14 +52,17 @@ class Reproduction:
             return {seed: mean(part[seed] for part in parts) for seed in sorted(seeds)}
         metric = experiment.metrics[cell.metric]
         floor = next((own for start, name, own in FLOORS if name == cell.method and metric.startswith(start)), None)
-        if floor is not None:  # the same for every method: any run of the seed has it
+        if floor is not None:  # the same for every method: any run of the seed has it that was made here
             metric = floor
             runs = {
-                seed: run for (name, _), of in self.values.items() if name == cell.dataset for seed, run in of.items()
+                seed: run
+                for (name, method), of in self.values.items()
+                if name == cell.dataset and not method.endswith(IMPORTED)
+                for seed, run in of.items()
             }
         else:
             runs = dict(self.values.get((cell.dataset, cell.method), {}))
-        found = {seed: _value(runs[seed], metric) for seed in sorted(runs)}
+        found = {seed: value_of(runs[seed], metric) for seed in sorted(runs)}
         return {seed: value for seed, value in found.items() if value is not None}
 
     def spread(self, cell: Cell) -> Spread | None:
@@ -73,7 +78,7 @@ class Reproduction:
             if found is not None and is_of_split(experiment.metrics[cell.metric]):
                 verdicts[source] = "reproduced" if abs(found.mean - printed) <= half_a_unit(printed) else "different"
             else:
-                close = float("inf") if experiment.close is None else experiment.close
+                close = RELATIVE * abs(printed) if experiment.close is None else experiment.close
                 verdicts[source] = verdict(found, printed, close=close) or "not run"
         return verdicts
 
@@ -93,7 +98,7 @@ class Reproduction:
                         yield cell, last, paired([ours[s] for s in seeds], [theirs[s] for s in seeds])
 
 
-def _value(metrics: Mapping[str, Any], name: str) -> float | None:
+def value_of(metrics: Mapping[str, Any], name: str) -> float | None:
     """A metric, or by a name with dots one within another: `per_defect.crack.image_auroc`."""
     value: Any = metrics.get(name)
     if value is None:

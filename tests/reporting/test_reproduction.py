@@ -150,6 +150,24 @@ def test_a_mean_needs_all_rows_and_is_taken_seed_by_seed(tmp_path):
     assert "floor: nothing marked" in " ".join(text.split()).replace("floor: nothing\nmarked", "floor: nothing marked")
 
 
+def test_a_floor_is_of_the_runs_made_here(experiment):
+    values = {
+        ("MT", "AE_1"): {0: metrics(0.6, floor=0.88)},
+        ("MT", "theirs (imported)"): {0: metrics(0.6, floor=0.5)},
+    }
+    found = Reproduction(experiment, values, {}, "", ())
+    assert found.by_seed(Cell("MT", "floor: nearest thumbnail", "AUC")) == {0: 0.88}
+
+
+def test_a_wide_interval_decides_nothing_where_values_are_no_shares(experiment):
+    times = experiment.model_copy(update={"close": None})
+    cell = Cell("MT", "DPAE", "AUC")
+    for values, verdict in (((0.85, 0.97), "undecided"), ((0.907, 0.912), "reproduced"), ((0.8, 0.81), "different")):
+        of_seeds = {seed: metrics(value) for seed, value in enumerate(values)}
+        found = Reproduction(times, {("MT", "DPAE"): of_seeds}, {}, "", ())
+        assert found.verdicts(cell) == {"Table 4": verdict}
+
+
 def test_printed_means_of_ae_unet_that_do_not_fit_are_marked():
     text = "\n".join(notes(Reproduction(load("ae_unet/table2"), {}, {}, "", ())))
     assert "Table 2 prints 0.666 as the mean of mean IoU, AE+UNet; its cells average 0.674." in text
