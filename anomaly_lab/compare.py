@@ -10,14 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_lab.arguments import option_of, own_options, run_dirs
-from anomaly_lab.config import flat_options
 from anomaly_lab.errors import ConfigError, RunError
 from anomaly_lab.files import csv_text, write_text
 from anomaly_lab.metrics.image import bootstrap_aurocs, missing_class
 from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.metrics.statistics import LEVEL
 from anomaly_lab.reporting.comparison import SIDES, Comparison, Paired, comparison
-from anomaly_lab.runs import Run
+from anomaly_lab.runs import Run, flat_options
 
 _RESAMPLES = 2000
 _LISTS = ("train_normal", "unlabelled", "labelled", "val", "tune", "test")

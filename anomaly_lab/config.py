@@ -204,15 +204,6 @@ def hash_of(basis: Config) -> str:
     return hashlib.sha256(json.dumps(basis, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def flat_options(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration with dotted names: `model.latent_dim` of {"model": {"latent_dim": 32}}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= flat_options(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat
-
-
 def locate(target: str, kind: type[T], allow: Sequence[str] = ()) -> type[T]:
     """The class a `_target_` names.
 

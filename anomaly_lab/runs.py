@@ -265,6 +265,15 @@ class Run:
         write_json(self.metrics_file, content)
 
 
+def flat_options(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration with dotted names: `model.latent_dim` of {"model": {"latent_dim": 32}}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flat_options(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
+
+
 def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         keys = sorted(a.keys() | b.keys())

@@ -30,11 +30,14 @@ def imports(path):
 @pytest.mark.parametrize(
     ("folder", "may_not_know"),
     [
-        ("data", {"models", "nets", "reporting", "metrics", "runs", "fit", "score", "train", "trainer", "evaluate"}),
+        (
+            "data",
+            {"models", "nets", "reporting", "metrics", "runs", "build", "fit", "score", "train", "trainer", "evaluate"},
+        ),
         ("nets", {"models", "data", "reporting", "metrics", "runs", "config", "arguments"}),
-        ("models", {"data", "reporting", "runs", "config", "fit", "score", "arguments"}),
+        ("models", {"data", "reporting", "runs", "config", "build", "fit", "score", "arguments"}),
         ("metrics", {"models", "nets", "reporting", "runs", "config", "arguments"}),
-        ("reporting", {"models", "nets", "fit", "score", "train", "config", "arguments"}),
+        ("reporting", {"models", "nets", "build", "fit", "score", "train", "config", "arguments"}),
     ],
 )
 def test_imports_run_one_way(folder, may_not_know):

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
-from anomaly_lab.config import flat_options
 from anomaly_lab.errors import RunError
 from anomaly_lab.metrics.statistics import Spread, spread
 from anomaly_lab.reporting.run_list import Entry
+from anomaly_lab.runs import flat_options
 
 Options = dict[str, Any]
 
