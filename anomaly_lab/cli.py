@@ -145,9 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _answer(arguments)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
-        return 141
+    except BrokenPipeError:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever reads has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+            return 141
+        raise
 
 
 def _answer(arguments: list[str]) -> int:

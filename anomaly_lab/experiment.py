@@ -45,7 +45,7 @@ class Experiment(BaseModel):
             `defect_ratio` of the split, which need no run.
         seeds: how many; each is the training's and the split's.
         close: reach of an interval to each side, up to which a printed value counts as reproduced; null for metrics
-            that are no shares of one.
+            that are no shares of one: a tenth of the printed value.
         mean: name of a last row that averages the datasets above it.
         figure: what is drawn from the same runs.
         printed: source -> row -> values, in the order of the columns; what is not printed is null, or left off at the

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -90,7 +89,7 @@ def clean(entries: Sequence[Entry], status: str) -> int:
             continue
         with suppress(RunBusyError), entry.run.lock():
             if _is_still(entry.run, status):
-                shutil.rmtree(entry.run.path)
+                entry.run.delete()
                 freed += entry.size
                 log.info("deleted %s", entry.run.path)
     log.info("%.1f MiB given back.", freed / 2**20)

@@ -42,8 +42,11 @@ def hold(folder: Path) -> Iterator[None]:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder} cannot be written: {error}. Choose another folder.") from None
+        try:
             handle = (folder / ".lock").open("w")
-        except FileNotFoundError:  # whoever held it has just deleted the folder
+        except FileNotFoundError:  # whoever held it has deleted the folder since
             continue
         except OSError as error:
             raise RunError(f"{folder} cannot be written: {error}. Choose another folder.") from None

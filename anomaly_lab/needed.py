@@ -30,7 +30,7 @@ class Needed:
         data: hash of its split.
         basis: hash of its options and its split.
         kind: hash of its options, but for seed and split: runs of one kind take equally long.
-        side: of the images that it is tested on, in pixels; None where they keep their own size.
+        side: of the images whose pixels its metrics count, quarters where P2 cuts them; None where sizes are their own.
         plan: its split; kept for the first seed only.
     """
 
@@ -99,7 +99,7 @@ def plan(experiment: Experiment, settings: Mapping[str, tuple[str, ...]], overri
                     data=job.plan.sha256,
                     basis=basis,
                     kind=_kind(job.config),
-                    side=job.plan.full_size,
+                    side=job.plan.load.image_size if job.plan.is_quartered else job.plan.full_size,
                     plan=kept,
                 )
 

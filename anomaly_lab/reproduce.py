@@ -19,9 +19,10 @@ log = logging.getLogger("anomaly_lab")
 
 _DRY_RUN = "--dry-run"
 
-# Options that change no number of a table
+# Options that change no number of a table; those of the second line may be of other images
 _NO_NUMBER = (
-    *("runs_dir", "force", "predictions", "tags", "allow", "dataset.root", "dataset.manifest", "dataset.num_workers"),
+    *("runs_dir", "force", "predictions", "tags", "allow", "objective", "logger", "dataset.num_workers"),
+    *("dataset.root", "dataset.manifest"),
     *("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.estimate"),
 )
 
@@ -111,9 +112,11 @@ def parse(arguments: Sequence[str]) -> Request:
     given = own_options(arguments, choices)
     chosen = [Path(given[name]).stem for name in choices if name in given]
     of_all = compose("train", [text for text in overrides if option_of(text).split(".")[0] not in ("model", "dataset")])
-    changes = tuple(sorted(text for text in overrides if option_of(text) not in _NO_NUMBER))
-    if changes:  # tables of two splits, say, are two tables
-        chosen.append(hash_of({"changes": list(changes)})[:6])
+    last = {key: text for text in overrides if not (key := option_of(text)).startswith("logger.")}
+    changes = tuple(sorted(text for key, text in last.items() if key not in _NO_NUMBER))
+    images = [last[key] for key in ("dataset.root", "dataset.manifest") if key in last]
+    if changes or images:  # tables of two splits or of two folders are two tables
+        chosen.append(hash_of({"changes": [*images, *changes]})[:6])
     return Request(
         experiment,
         tuple(overrides),
@@ -206,7 +209,9 @@ def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
         for one, run in imported_beside(needed):
             name = run.path.parts[-2] + IMPORTED
             content = run.read()
-            values.setdefault((one.dataset, name), {})[one.seed] = {**one.counts, **content["metrics"]}
+            side = run.config()["dataset"]["full_size"] or run.config()["dataset"]["image_size"]
+            known = _derived(content, side if isinstance(side, int) else None)
+            values.setdefault((one.dataset, name), {})[one.seed] = {**one.counts, **content["metrics"], **known}
             runs.setdefault((one.dataset, name), []).append(run)
             experiment = experiment.narrowed({"methods": {**experiment.methods, name: ()}})
     plans = {one.dataset: one.plan for one in needed if one.plan is not None}
@@ -241,13 +246,15 @@ def _unfilled(experiment: Experiment, found: Sequence[Mapping[str, Any]], reason
     for name, metric in experiment.metrics.items():
         if found and all(value_of(metrics, metric) is None for metrics in found):
             known = [key for metrics in found for key, value in metrics.items() if isinstance(value, int | float)]
-            why = reasons.get(metric) or f"no run has it. {nearest(metric, known, listed=False)}"
+            why = reasons.get(metric.removesuffix("_256")) or f"no run has it. {nearest(metric, known, listed=False)}"
             yield f"{name} ({metric}): {why}".rstrip()
 
 
 def _why(run: Run) -> str:
     """Why a run is not finished."""
     try:
+        if run.status() == "finished":
+            return f"{run.path} holds another configuration. Move it away, or run with force=true."
         return f"{run.path}: {run.read().get('cause') or run.status()}"
     except RunError as error:
         return str(error)

@@ -247,6 +247,13 @@ class Run:
             if path.name != ".lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    def delete(self) -> None:
+        """Remove a run that is held; whoever waits for it, or comes in now, starts in an empty folder."""
+        self.clear()
+        (self.path / ".lock").unlink()  # last, so that nothing of another's is deleted
+        with contextlib.suppress(OSError):  # another one is in it already
+            self.path.rmdir()
+
     def _write(self, status: str, config: Config, plan: DataPlan, results: Mapping[str, Any]) -> None:
         content = {
             "status": status,

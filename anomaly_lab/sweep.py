@@ -104,11 +104,11 @@ def _handed(name: str, arguments: Sequence[str], folder: Path) -> list[Outcome]:
             # Hydra's parser wants its flag before the overrides
             hand_to_hydra(name, ["--multirun", *arguments, f"hydra.sweep.dir={plain_path(str(folder))}"])
         except SystemExit:  # Hydra has said why: a worker was killed, say
-            if not _outcomes(folder):
+            if not (outcomes := _outcomes(folder)):
                 raise
-            log.error(
-                "The launcher ended before all jobs were done. The same command goes on with those that are left."
-            )
+            cause = "The launcher ended before all jobs were done. The same command goes on with those that are left."
+            log.error(cause)
+            return [*outcomes, Outcome([], "failed", None, cause)]
     return _outcomes(folder)
 
 

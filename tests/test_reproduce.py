@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from run_files import rows_of
 
 from anomaly_lab.cli import main
@@ -240,12 +242,37 @@ def test_wrong_pixels_are_of_one_size(runs, capsys):
     assert empty[0] == pytest.approx(empty[1], rel=0.1), "as many defective pixels at either size"
 
 
-def test_tables_of_two_splits_are_two_tables():
-    places = [
-        parse(["dpae/table4", "dataset=mt", *more]).place for more in ([], ["dataset.split=random"], ["tags=[x]"])
-    ]
-    assert places[0] == places[2] == "dpae/table4-mt"
-    assert places[1].startswith("dpae/table4-mt-")
+def test_quarters_are_images_of_which_wrong_pixels_are_counted(tmp_path):
+    """P2's section 3.3 cuts a texture's images in four: a quarter of a defective half is still a half."""
+    rng = np.random.default_rng(0)
+    for folder, count in (("train/good", 10), ("test/good", 3), ("test/cut", 6)):
+        for number in range(count):
+            path = tmp_path / "carpet" / folder / f"{number:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(90, 120, (64, 64, 3), np.uint8)).save(path)
+    (tmp_path / "carpet/ground_truth/cut").mkdir(parents=True)
+    half = np.where(np.arange(64) < 32, 255, 0).astype(np.uint8)[None].repeat(64, 0)
+    for number in range(6):
+        Image.fromarray(half).save(tmp_path / f"carpet/ground_truth/cut/{number:03}_mask.png")
+    where = ["dataset=mvtec", "dataset.category=carpet", f"dataset.root={tmp_path}"]
+    options = ["model=pca", "model.latent_dim=4", "dataset.image_size=32", "seeds=1"]
+    places = [f"runs_dir={tmp_path / 'runs'}", f"output={tmp_path / 'out'}"]
+    assert main(["reproduce", "ae_unet/tableA2", *where, *options, *places]) == 0
+    (run,) = (Run(path.parent) for path in tmp_path.glob("runs/*/pca/*/metrics.json"))
+    tested = run.split().lists["test"]
+    defective = sum(record.label for record in tested) / len(tested)
+    floor = next(row for row in rows_of(tmp_path / "out/table.csv") if row["method"].startswith("floor"))
+    assert float(floor["mean"]) == pytest.approx(256 * 256 / 2 * defective)
+
+
+def test_tables_of_two_splits_or_folders_are_two_tables():
+    def place(*more):
+        return parse(["dpae/table4", "dataset=mt", *more]).place
+
+    assert place() == place("tags=[x]", "logger=wandb", "logger.project=p") == "dpae/table4-mt"
+    apart = [place(), place("dataset.split=random"), place("dataset.root=/a"), place("dataset.root=/b")]
+    assert len(set(apart)) == 4
+    assert all(name.startswith("dpae/table4-mt") for name in apart)
 
 
 @pytest.mark.slow
