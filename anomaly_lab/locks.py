@@ -12,6 +12,8 @@ from typing import TextIO
 
 from anomaly_lab.errors import RunError
 
+_TRIES = 20  # to open the lock of a folder that others delete meanwhile
+
 
 class RunBusyError(RunError):
     """Another process is working in this folder."""
@@ -39,16 +41,15 @@ def hold(folder: Path) -> Iterator[None]:
         RunBusyError: if another process holds it.
         RunError: if the folder cannot be written.
     """
+    tries = 0
     while True:
+        tries += 1
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{folder} cannot be written: {error}. Choose another folder.") from None
-        try:
             handle = (folder / ".lock").open("w")
-        except FileNotFoundError:  # whoever held it has deleted the folder since
-            continue
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and tries < _TRIES:  # whoever held the folder has just deleted it
+                continue
             raise RunError(f"{folder} cannot be written: {error}. Choose another folder.") from None
         with handle:
             _lock(handle, folder)

@@ -8,7 +8,7 @@ import pytest
 
 from anomaly_lab import locks
 from anomaly_lab.cli import main
-from anomaly_lab.errors import ConfigError
+from anomaly_lab.errors import ConfigError, RunError
 from anomaly_lab.list_runs import at_work, find, parse
 from anomaly_lab.locks import RunBusyError, hold, is_held
 from anomaly_lab.sweep import progress, with_sweep
@@ -115,6 +115,13 @@ def test_a_folder_that_is_deleted_while_it_is_waited_for_is_made_anew(tmp_path, 
     with hold(folder):
         assert is_held(folder), "what is held is what others find"
     assert len(tries) == 2
+
+
+def test_a_lock_that_can_never_be_opened_is_an_error(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.lock").symlink_to(tmp_path / "nowhere/lock")
+    with pytest.raises(RunError, match="cannot be written"), hold(tmp_path / "run"):
+        pass
 
 
 def test_a_sweep_at_work_says_how_far_it_is(tmp_path):
