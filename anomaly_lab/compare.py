@@ -52,7 +52,7 @@ def compare(a: Run, b: Run) -> Comparison:
     versions = _differences(*(flat_options({"git_sha": c.get("git_sha"), **c.get("versions", {})}) for c in contents))
     splits, files = ({content.get(f"{name}_sha256") for content in contents} for name in ("split", "data"))
     other_files = len(splits) == 1 and len(files) == 2
-    return Comparison((a.path, b.path), config, versions, _split(a, b), other_files, _scores(a, b, contents))
+    return Comparison((a.path, b.path), config, versions, _split(a, b), other_files, _scores(a, b))
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -71,7 +71,7 @@ def _split(a: Run, b: Run) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def _scores(a: Run, b: Run, contents: Sequence[Mapping[str, Any]]) -> Paired:
+def _scores(a: Run, b: Run) -> Paired:
     """The primary scores of the test images that both have, with the side of the threshold to deploy each is on."""
     tables = [ScoreTable.from_csv(run.scores_file) for run in (a, b)]
     for run, table in zip((a, b), tables, strict=True):
@@ -86,9 +86,7 @@ def _scores(a: Run, b: Run, contents: Sequence[Mapping[str, Any]]) -> Paired:
     if (label != tables[1].label[rows[1]]).any():
         raise RunError(f"{a.path} and {b.path} label the same images differently: they are of two datasets.")
     scores = [table.primary_scores[row] for table, row in zip(tables, rows, strict=True)]
-    thresholds = [
-        _threshold(run, content, table.primary) for run, content, table in zip((a, b), contents, tables, strict=True)
-    ]
+    thresholds = [run.threshold(table.primary) for run, table in zip((a, b), tables, strict=True)]
     aurocs = interval = None
     if missing_class(label) is None:
         from sklearn.metrics import roc_auc_score
@@ -102,13 +100,6 @@ def _scores(a: Run, b: Run, contents: Sequence[Mapping[str, Any]]) -> Paired:
     names = tuple(table.primary for table in tables)
     defect = [tables[0].defect[row] for row in rows[0]]
     return Paired(shared, label, defect, scores, names, thresholds, aurocs, interval, _sides(label, scores, thresholds))
-
-
-def _threshold(run: Run, content: Mapping[str, Any], primary: str) -> float | None:
-    """The threshold to deploy: that chosen for use, if it is of the score that counts, or that of the metrics."""
-    chosen = run.chosen_threshold()
-    found: float | None = (chosen if chosen and chosen["score"] == primary else content["metrics"]).get("threshold")
-    return found
 
 
 def _sides(

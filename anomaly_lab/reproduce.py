@@ -209,7 +209,8 @@ def _show(asked: Request, needed: Sequence[Needed], folder: Path) -> None:
         for one, run in imported_beside(needed):
             name = run.path.parts[-2] + IMPORTED
             content = run.read()
-            side = run.config()["dataset"]["full_size"] or run.config()["dataset"]["image_size"]
+            dataset = run.config()["dataset"]
+            side = dataset["full_size"] or dataset["image_size"]
             known = _derived(content, side if isinstance(side, int) else None)
             values.setdefault((one.dataset, name), {})[one.seed] = {**one.counts, **content["metrics"], **known}
             runs.setdefault((one.dataset, name), []).append(run)

@@ -166,9 +166,14 @@ class Run:
             raise RunError(f"{self.path} was imported: it has scores, and no model to score with.")
         self.check_finished()
 
-    def threshold(self) -> float | None:
-        """The score above which an image is called defective: the one chosen for use, or that of the metrics."""
-        chosen = self.chosen_threshold() or self.read().get("metrics", {})
+    def threshold(self, score: str | None = None) -> float | None:
+        """The score above which an image is called defective: the one chosen for use, or that of the metrics.
+
+        With the name of a `score`, one chosen for another score does not count.
+        """
+        chosen = self.chosen_threshold()
+        if chosen is None or score not in (None, chosen["score"]):
+            chosen = self.read().get("metrics", {})
         return chosen.get("threshold")
 
     def chosen_threshold(self) -> dict[str, Any] | None:
