@@ -169,10 +169,10 @@ class Run:
     def threshold(self, score: str | None = None) -> float | None:
         """The score above which an image is called defective: the one chosen for use, or that of the metrics.
 
-        With the name of a `score`, one chosen for another score does not count.
+        With the name of a `score`, one chosen for another score does not count; a file that names none counts.
         """
         chosen = self.chosen_threshold()
-        if chosen is None or score not in (None, chosen["score"]):
+        if chosen is None or score not in (None, chosen.get("score", score)):
             chosen = self.read().get("metrics", {})
         return chosen.get("threshold")
 
