@@ -114,10 +114,11 @@ def _blend(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
 
 
 def _crack(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
-    """A line that wanders, branches and fades, mostly darker than what it runs through."""
+    """A line, hair-thin or gaping, that wanders, branches and fades, mostly darker than what it runs through."""
     height, width = image.shape[:2]
     line = np.zeros((height, width), np.float32)
     side = min(height, width)
+    gape = max(1, round(_between(rng, 0.006, 0.06) * side))
     walks = [(rng.uniform(0, 1, 2) * (width, height), rng.uniform(-np.pi, np.pi), _between(rng, 0.05, 0.9) * side)]
     while walks:
         place, angle, left = walks.pop()
@@ -128,7 +129,7 @@ def _crack(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
             following = place + step * np.array([np.cos(angle), np.sin(angle)])
             segment = np.zeros((height, width), np.uint8)
             start, end = ((16 * point).astype(int).tolist() for point in (place, following))
-            cv2.line(segment, start, end, (255,), max(1, round(side / 150)), cv2.LINE_AA, shift=4)
+            cv2.line(segment, start, end, (255,), gape, cv2.LINE_AA, shift=4)
             np.maximum(line, segment * np.float32(ink / 255), out=line)
             place, left = following, left - step
             if rng.random() < 0.03 and len(walks) < 3:
