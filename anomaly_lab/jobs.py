@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from anomaly_lab.arguments import option_of
-from anomaly_lab.config import Config, check_values, compose
+from anomaly_lab.config import Config, check_values, compose, conf_dir
 from anomaly_lab.data.plan import DataPlan, load_options, make_plan
 from anomaly_lab.errors import ConfigError, LabError, RunError
 from anomaly_lab.hardware import process_count, resolve_precision
@@ -96,6 +96,8 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
                 return Outcome(overrides, "skipped", str(run.path))
             if before is not None:
                 log.info("Going on with %s", run.path)
+            if plan.lacks_labels and "recipe" not in map(option_of, overrides):
+                _recommend(f"normal_only_{config['model']['name']}")
             run.start(config, plan)
             try:
                 from anomaly_lab.build import build_model  # torch and lightning come with it
@@ -125,6 +127,11 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
             log.error("%s", traceback.format_exc())
             cause = f"{type(error).__name__}: {error}"
         return Outcome(overrides, "failed", str(run.path) if run else None, cause)
+
+
+def _recommend(recipe: str) -> None:
+    if (conf_dir() / f"recipe/{recipe}.yaml").exists():
+        log.info("Without labels, recipe=%s has settings for that, and takes minutes without a GPU.", recipe)
 
 
 @dataclass(frozen=True)
@@ -164,8 +171,8 @@ class FirstStage:
 def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> FirstStage | None:
     """The first stage of a two-stage method; its hash goes into the configuration.
 
-    It is what the same command trains with the first stage's model, `model.stage1.x` standing for that model's `x`,
-    or the finished run that `model.autoencoder` names.
+    It is what the same command trains with the first stage's model, `model.stage1.x` standing for that model's `x` and
+    `recipe=NAME_ae_unet` for `recipe=NAME_ae`, or the finished run that `model.autoencoder` names.
     """
     node = config["model"]
     if "stage1" not in node:
@@ -179,7 +186,7 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
         _check_given(run, found, config, plan)
         stage = FirstStage(run, found, [])
     else:
-        texts = _stage1_overrides(node["stage1"]["name"], node["stage1"]["learns_from"], overrides)
+        texts = _stage1_overrides(config["model"], overrides)
         first = compose("train", texts)
         first["trainer"]["precision"] = resolve_precision(first["trainer"]["precision"])
         first["logger"] |= {key: config["logger"][key] for key in ("group",) if key in config["logger"]}
@@ -194,9 +201,10 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
     return stage
 
 
-def _stage1_overrides(name: str, learns_from: list[str], overrides: Sequence[str]) -> list[str]:
-    texts = [f"model={name}"]
-    dropped = _SECOND_STAGE_ONLY | (_OF_LABELS if learns_from == ["unlabelled"] else set())
+def _stage1_overrides(model: Config, overrides: Sequence[str]) -> list[str]:
+    first = model["stage1"]
+    texts = [f"model={first['name']}"]
+    dropped = _SECOND_STAGE_ONLY | (_OF_LABELS if first["learns_from"] == ["unlabelled"] else set())
     for text in overrides:
         key = option_of(text)
         if key == "model.stage1" or (key.startswith("model.stage1.") and text.startswith("~")):
@@ -206,6 +214,8 @@ def _stage1_overrides(name: str, learns_from: list[str], overrides: Sequence[str
             )
         if key.startswith("model.stage1."):
             texts.append(text.replace("model.stage1.", "model.", 1))
+        elif key == "recipe" and text.endswith(f"_{model['name']}"):
+            texts.append(f"{text.removesuffix(model['name'])}{first['name']}")
         elif key == "model.latent_dim" or text == "~recipe" or not (key in dropped or key.startswith("model.")):
             texts.append(text)
     return texts

@@ -239,12 +239,25 @@ def test_normal_images_alone_train_a_segmenter_and_show_what_it_is_taught(train,
     (run,) = runs("ae_unet")
     shown = run / "figures" / "synthesised.png"
     assert f"Defects to learn from: {shown}" in caplog.text
+    assert "recipe=normal_only_ae_unet" in caplog.text
     with Image.open(shown) as picture:
         assert np.asarray(picture.convert("RGB")).std() > 10
     metrics = content(run)["metrics"]
     assert 0 <= metrics["val_image_auroc"] <= 1
     assert metrics["threshold"] is not None
     assert metrics["image_auroc"] is None
+
+
+def test_a_recipe_for_both_stages_is_named_once(train, runs, pictures, tmp_path, caplog):
+    shutil.copytree(pictures / "good", tmp_path / "normal" / "good")
+    caplog.set_level(logging.INFO)
+    assert train("ae_unet", f"dataset.root={tmp_path / 'normal'}", "recipe=normal_only_ae_unet") == 0
+    for model, (score, average) in {"ae_unet": ("top", 0.99), "ae": (None, None)}.items():
+        (run,) = runs(model)
+        trained = Run(run).config()["model"]
+        assert (trained["input_norm"], trained["score"], trained["weight_average"]) == ("per_image", score, average)
+        assert trained["optimizer"]["lr"] == 0.001
+    assert "Without labels" not in caplog.text  # it is taken already
 
 
 def test_what_learns_from_no_labels_is_taught_none(train, runs):

@@ -81,7 +81,7 @@ class LoadOptions:
         labels: what the stream `labelled` holds: `real` labelled images, normal ones with `synthetic` defects
             (synthesis.py), or `both`; None means real ones where the split has any, and else synthetic ones.
         synthetic_kinds: of synthetic defects; None means all.
-        synthetic_share: of the normal images of the stream that get a defect each time they come; None means half.
+        synthetic_share: of the normal images of the stream that get a defect each time they come; None means 0.9.
         image_size: side of the squares that the network sees, in pixels.
         full_size: side of the square every image is brought to first, or `native` for the image as it is. What is
             larger than `image_size` is cropped at random in training, and tested in tiles; None: `DataPlan.full_size`.

@@ -71,7 +71,7 @@ class DataPlan:
     @property
     def synthetic_share(self) -> float:
         """The share of the normal images that get a defect, each time they come."""
-        return 0.5 if self.load.synthetic_share is None else self.load.synthetic_share
+        return 0.9 if self.load.synthetic_share is None else self.load.synthetic_share
 
     @property
     def defect_crops(self) -> float:

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from anomaly_lab.types import DEFECTIVE, IGNORE, NORMAL
 
 VISIBLE = 4.0  # grey levels, averaged over 3x3 pixels: where a channel changes less, nothing is marked
-FAINT, STRONG = 0.3, 3.0  # of a defect, in standard deviations of the image it is on
+FAINT, STRONG = 0.6, 4.0  # of a defect, in standard deviations of the image it is on
 FLAT = 4.0  # grey levels: a calmer image counts as this rough
-MORE = 0.3  # probability of a further defect on the same image, and so on
+MORE = 0.6  # probability of a further defect on the same image, and so on
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3)
 Pixels = npt.NDArray[np.float32]  # (H, W, 3) grey levels
