@@ -159,11 +159,20 @@ def _spots(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
 
 
 def _light(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
-    """A part of the image under more or less light, its border soft or sharp."""
-    noise = _noise(rng, image.shape, cells=int(rng.integers(1, 3)))
-    level, softness = np.quantile(noise, 1 - _between(rng, 0.05, 0.4)), _between(rng, 0.03, 1.0)
-    share = np.clip((noise - level) / softness, 0, 1)[..., None]
-    changed: Pixels = image + share * _strength(rng, image) * (image / max(float(image.mean()), 1.0))
+    """A part of the image under more or less light, and smoother or rougher: a cloud, or a band from side to side."""
+    height, width = image.shape[:2]
+    if rng.random() < 0.5:
+        field = _noise(rng, image.shape, cells=int(rng.integers(1, 3)))
+    else:
+        y, x = np.mgrid[:height, :width].astype(np.float32)
+        angle = rng.choice([0, np.pi / 2]) + rng.normal(0, 0.2)
+        across = np.cos(angle) * x + np.sin(angle) * y
+        field = -np.abs(across - rng.uniform(across.min(), across.max()))
+    level = np.quantile(field, 1 - _between(rng, 0.05, 0.4))
+    share = np.clip((field - level) / (_between(rng, 0.03, 1.0) * field.std()), 0, 1)[..., None]
+    grain = image - _blurred(image, min(height, width) / 16)
+    lit = _strength(rng, image) * (image / max(float(image.mean()), 1.0)) + rng.normal(0, 0.5) * grain
+    changed: Pixels = image + share * lit
     return changed
 
 
@@ -205,7 +214,7 @@ def _noise(rng: np.random.Generator, shape: Sequence[int], cells: int) -> Field:
     return total
 
 
-def _blurred(field: Field, sigma: float) -> Field:
+def _blurred(field: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(field, (0, 0), sigma), np.float32)
 
 
