@@ -19,6 +19,7 @@ VISIBLE = 4.0  # grey levels, averaged over 3x3 pixels: where a channel changes 
 FAINT, STRONG = 0.6, 4.0  # of a defect, in standard deviations of the image it is on
 FLAT = 4.0  # grey levels: a calmer image counts as this rough
 MORE = 0.6  # probability of a further defect on the same image, and so on
+CROWDED = 0.3  # share of an image that is damaged already: no further one
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3)
 Pixels = npt.NDArray[np.float32]  # (H, W, 3) grey levels
@@ -63,10 +64,10 @@ def synthesise(image: Image, other: Image, kinds: Sequence[str], rng: np.random.
     while True:
         damage = DEFECTS[kinds[int(rng.integers(len(kinds)))]]
         damaged = _as_image(damage(rng, damaged.astype(np.float32), source))
-        if rng.random() > MORE:
-            break
-    change = cv2.blur(np.abs(damaged.astype(np.float32) - image), (3, 3)).max(axis=2)
-    return damaged, np.where(change >= VISIBLE, np.uint8(DEFECTIVE), np.uint8(NORMAL))
+        change = cv2.blur(np.abs(damaged.astype(np.float32) - image), (3, 3)).max(axis=2)
+        visible = change >= VISIBLE
+        if rng.random() > MORE or visible.mean() > CROWDED:
+            return damaged, np.where(visible, np.uint8(DEFECTIVE), np.uint8(NORMAL))
 
 
 def _piece(image: Image, size: Sequence[int], rng: np.random.Generator) -> Image:
