@@ -35,7 +35,7 @@ _NOT_HASHED = {
     "trainer": {"accelerator", "devices", "strategy", "estimate"},
 }
 
-_SYNTHESIS = 4  # raised when data/synthesis.py draws other defects, so that no older run stands in for a new one
+_SYNTHESIS = 5  # raised when data/synthesis.py draws other defects, so that no older run stands in for a new one
 
 _TRAINER = {"max_epochs", "precision", "accelerator", "devices", "strategy", "estimate"}  # nothing else is passed on
 

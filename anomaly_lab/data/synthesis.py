@@ -19,7 +19,6 @@ VISIBLE = 4.0  # grey levels, averaged over 3x3 pixels: where a channel changes 
 FAINT, STRONG = 0.6, 4.0  # of a defect, in standard deviations of the image it is on
 FLAT = 4.0  # grey levels: a calmer image counts as this rough
 MORE = 0.6  # probability of a further defect on the same image, and so on
-CROWDED = 0.3  # share of an image that is damaged already: no further one
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3)
 Pixels = npt.NDArray[np.float32]  # (H, W, 3) grey levels
@@ -64,10 +63,10 @@ def synthesise(image: Image, other: Image, kinds: Sequence[str], rng: np.random.
     while True:
         damage = DEFECTS[kinds[int(rng.integers(len(kinds)))]]
         damaged = _as_image(damage(rng, damaged.astype(np.float32), source))
-        change = cv2.blur(np.abs(damaged.astype(np.float32) - image), (3, 3)).max(axis=2)
-        visible = change >= VISIBLE
-        if rng.random() > MORE or visible.mean() > CROWDED:
-            return damaged, np.where(visible, np.uint8(DEFECTIVE), np.uint8(NORMAL))
+        if rng.random() > MORE:
+            break
+    change = cv2.blur(np.abs(damaged.astype(np.float32) - image), (3, 3)).max(axis=2)
+    return damaged, np.where(change >= VISIBLE, np.uint8(DEFECTIVE), np.uint8(NORMAL))
 
 
 def _piece(image: Image, size: Sequence[int], rng: np.random.Generator) -> Image:
@@ -160,20 +159,11 @@ def _spots(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
 
 
 def _light(rng: np.random.Generator, image: Pixels, other: Pixels) -> Pixels:
-    """A part of the image under more or less light, and smoother or rougher: a cloud, or a band from side to side."""
-    height, width = image.shape[:2]
-    if rng.random() < 0.5:
-        field = _noise(rng, image.shape, cells=int(rng.integers(1, 3)))
-    else:
-        y, x = np.mgrid[:height, :width].astype(np.float32)
-        angle = rng.choice([0, np.pi / 2]) + rng.normal(0, 0.2)
-        across = np.cos(angle) * x + np.sin(angle) * y
-        field = -np.abs(across - rng.uniform(across.min(), across.max()))
-    level = np.quantile(field, 1 - _between(rng, 0.05, 0.4))
-    share = np.clip((field - level) / (_between(rng, 0.03, 1.0) * field.std()), 0, 1)[..., None]
-    grain = image - _blurred(image, min(height, width) / 16)
-    lit = _strength(rng, image) * (image / max(float(image.mean()), 1.0)) + rng.normal(0, 0.5) * grain
-    changed: Pixels = image + share * lit
+    """A part of the image under more or less light, its border soft or sharp."""
+    noise = _noise(rng, image.shape, cells=int(rng.integers(1, 3)))
+    level, softness = np.quantile(noise, 1 - _between(rng, 0.05, 0.4)), _between(rng, 0.03, 1.0)
+    share = np.clip((noise - level) / softness, 0, 1)[..., None]
+    changed: Pixels = image + share * _strength(rng, image) * (image / max(float(image.mean()), 1.0))
     return changed
 
 
@@ -215,7 +205,7 @@ def _noise(rng: np.random.Generator, shape: Sequence[int], cells: int) -> Field:
     return total
 
 
-def _blurred(field: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:
+def _blurred(field: Field, sigma: float) -> Field:
     return np.asarray(cv2.GaussianBlur(field, (0, 0), sigma), np.float32)
 
 
