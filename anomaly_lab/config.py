@@ -51,6 +51,11 @@ def conf_dir() -> Path:
     return shipped("conf")
 
 
+def has_recipe(name: str) -> bool:
+    """Whether `recipe=NAME` is known."""
+    return (conf_dir() / f"recipe/{name}.yaml").exists()
+
+
 def compose(verb: str, overrides: Sequence[str]) -> Config:
     """The resolved configuration of `conf/<verb>.yaml` under the overrides, as plain containers.
 
@@ -72,7 +77,7 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
                     continue
                 if override.value() is None:
                     raise ConfigError("recipe=null is not understood: ~recipe leaves the recipe out.")
-                if not (conf_dir() / f"recipe/{override.value()}.yaml").exists():
+                if not has_recipe(str(override.value())):
                     known = [path.stem for path in (conf_dir() / "recipe").glob("*.yaml")]
                     raise ConfigError(f"There is no recipe={override.value()}. {nearest(override.value(), known)}")
             return resolve(hydra_compose(verb, list(overrides)))

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from anomaly_lab.arguments import option_of
-from anomaly_lab.config import Config, check_values, compose, conf_dir
+from anomaly_lab.arguments import given_value, option_of
+from anomaly_lab.config import Config, check_values, compose, has_recipe
 from anomaly_lab.data.plan import DataPlan, load_options, make_plan
 from anomaly_lab.errors import ConfigError, LabError, RunError
 from anomaly_lab.hardware import process_count, resolve_precision
@@ -25,7 +25,8 @@ from anomaly_lab.runs import Run
 
 log = logging.getLogger("anomaly_lab")
 
-# Overrides that do not concern the first of two stages; nor do labels, unless it learns from them
+# Overrides that do not concern the first of two stages, which has a recipe of its own; nor do labels, unless it learns
+# from them
 _SECOND_STAGE_ONLY = {"model", "force", "recipe", "dataset.learns_from"}
 _OF_LABELS = {f"dataset.{name}" for name in ("labelled_per_type", "labels", "synthetic_kinds", "synthetic_share")}
 
@@ -96,8 +97,8 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
                 return Outcome(overrides, "skipped", str(run.path))
             if before is not None:
                 log.info("Going on with %s", run.path)
-            if plan.lacks_labels and "recipe" not in map(option_of, overrides):
-                _recommend(f"normal_only_{config['model']['name']}")
+            if plan.lacks_labels and before is None:
+                _recommend(config, overrides)
             run.start(config, plan)
             try:
                 from anomaly_lab.build import build_model  # torch and lightning come with it
@@ -129,9 +130,11 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
         return Outcome(overrides, "failed", str(run.path) if run else None, cause)
 
 
-def _recommend(recipe: str) -> None:
-    if (conf_dir() / f"recipe/{recipe}.yaml").exists():
-        log.info("Without labels, recipe=%s has settings for that, and takes minutes without a GPU.", recipe)
+def _recommend(config: Config, overrides: Sequence[str]) -> None:
+    name = config["model"]["name"]
+    has_own = "recipe" in map(option_of, overrides) or has_recipe(f"{config['dataset']['name']}_{name}")
+    if not has_own and has_recipe(f"normal_only_{name}"):
+        log.info("Without labels, recipe=normal_only_%s has settings for that, and takes minutes without a GPU.", name)
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,10 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
     """The first stage of a two-stage method; its hash goes into the configuration.
 
     It is what the same command trains with the first stage's model, `model.stage1.x` standing for that model's `x` and
-    `recipe=NAME_ae_unet` for `recipe=NAME_ae`, or the finished run that `model.autoencoder` names.
+    `recipe=NAME_ae_unet` for `recipe=NAME_ae` if there is one, or the finished run that `model.autoencoder` names.
+
+    Raises:
+        ConfigError: if the two would see images of different sizes.
     """
     node = config["model"]
     if "stage1" not in node:
@@ -188,6 +194,13 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
     else:
         texts = _stage1_overrides(config["model"], overrides)
         first = compose("train", texts)
+        for key in _SAME_IN_BOTH_STAGES:
+            here, there = (each["dataset"].get(key) for each in (config, first))
+            if here != there:
+                raise ConfigError(
+                    f"dataset.{key} is {here}, and {there} for the first stage, model={node['stage1']['name']}, whose "
+                    f"recipe is another: give dataset.{key} beside the recipe, or a recipe for both stages."
+                )
         first["trainer"]["precision"] = resolve_precision(first["trainer"]["precision"])
         first["logger"] |= {key: config["logger"][key] for key in ("group",) if key in config["logger"]}
         for each, name in ((first, "stage 1"), (config, "stage 2")):
@@ -214,8 +227,9 @@ def _stage1_overrides(model: Config, overrides: Sequence[str]) -> list[str]:
             )
         if key.startswith("model.stage1."):
             texts.append(text.replace("model.stage1.", "model.", 1))
-        elif key == "recipe" and text.endswith(f"_{model['name']}"):
-            texts.append(f"{text.removesuffix(model['name'])}{first['name']}")
+        elif key == "recipe" and (own := given_value(text)).endswith(f"_{model['name']}"):
+            its = own.removesuffix(model["name"]) + first["name"]
+            texts += [f"recipe={its}"] if has_recipe(its) else []
         elif key == "model.latent_dim" or text == "~recipe" or not (key in dropped or key.startswith("model.")):
             texts.append(text)
     return texts

@@ -84,7 +84,7 @@ def table(result: dict[str, Any]) -> Table:
         title=f"Defects synthesised onto each image, {result['image_size']}x{result['image_size']}: a UNet's training",
         title_justify="left",
         caption=f"Medians of {len(speeds[WAYS[0]])} interleaved repeats, batches of {result['batch_size']}. "
-        f"Milliseconds an image of each kind, on one core: {kinds}. Half of the images get one unless "
+        f"Milliseconds an image of each kind, on one core: {kinds}. Nine in ten images get some unless "
         "dataset.synthetic_share says otherwise; here all do.",
         caption_justify="left",
     )

@@ -21,6 +21,8 @@ from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.options import SYNTHETIC_KINDS
 from anomaly_lab.data.plan import make_plan
 from anomaly_lab.draw import draw_synthesised
+from anomaly_lab.errors import ConfigError
+from anomaly_lab.jobs import prepare
 from anomaly_lab.runs import Run
 
 TINY = [
@@ -258,6 +260,18 @@ def test_a_recipe_for_both_stages_is_named_once(train, runs, pictures, tmp_path,
         assert (trained["input_norm"], trained["score"], trained["weight_average"]) == ("per_image", score, average)
         assert trained["optimizer"]["lr"] == 0.001
     assert "Without labels" not in caplog.text  # it is taken already
+
+
+def test_the_recipe_s_two_stages_fit_and_a_recipe_for_one_is_refused_before_any_training(pictures):
+    both = [compose("train", [f"model={name}", f"recipe=normal_only_{name}"]) for name in ("ae", "ae_unet")]
+    assert len({config["dataset"]["image_size"] for config in both}) == 1
+    command = ["model=ae_unet", "dataset=folder", f"dataset.root={pictures}", "dataset.val_fraction=0.2"]
+    for recipe in ("recipe=normal_only_ae_unet", "recipe='normal_only_ae_unet'"):
+        stage1 = prepare(compose("train", [*command, recipe]), [*command, recipe]).stage1
+        assert stage1.config["model"]["input_norm"] == "per_image"
+    alone = [*command, "recipe=normal_only_unet"]
+    with pytest.raises(ConfigError, match="image_size is 128, and 256 for the first stage"):
+        prepare(compose("train", alone), alone)
 
 
 def test_what_learns_from_no_labels_is_taught_none(train, runs):

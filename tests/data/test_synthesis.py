@@ -41,7 +41,7 @@ def test_the_mask_holds_what_was_changed(kind, shape):
         if (mask == 1).any():
             assert change[mask == 1].mean() > change[mask == 0].mean()
             marked += 1
-        assert (mask == 0).any(), "several of a kind leave some of it as it was"
+        assert (mask == 1).mean() < (0.95 if kind == "light" else 0.6), "even several of a kind leave some as it was"
     assert marked >= 15, "most are visible"
 
 
