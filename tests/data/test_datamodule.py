@@ -167,7 +167,7 @@ def test_without_labels_it_learns_from_synthetic_ones_and_says_so(data):
     batches = list(loader)
     masks, labels = (torch.cat([batch[name] for batch in batches]) for name in ("mask", "label"))
     assert ((masks == 1).flatten(1).any(1) == labels.bool()).all()
-    assert 0.2 < labels.float().mean() < 0.8
+    assert 0.6 < labels.float().mean() < 1, "nine in ten, and not every defect is visible"
     again = list(data(learns_from=["labelled"], batch_size=6).train_dataloader())
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(batches, again, strict=True))
     loader.sampler.set_epoch(1)
@@ -181,7 +181,7 @@ def test_real_labels_come_as_often_as_synthetic_ones(data):
     assert streams[None] == streams["real"]
     assert not any(record.label for record in streams["synthetic"])
     real = sum(record.label for record in streams["both"])
-    assert real == pytest.approx((len(streams["both"]) - real) / 2, abs=1)
+    assert real == pytest.approx(0.9 * (len(streams["both"]) - real), abs=1)
     assert set(streams["both"]) == {*streams["synthetic"], *streams["real"]}
     assert len({plan.sha256 for plan in plans.values()}) == 1, "the split is one"
     assert [plans[labels].learns_real_labels for labels in (None, "real", "synthetic", "both")] == [
