@@ -51,9 +51,9 @@ def conf_dir() -> Path:
     return shipped("conf")
 
 
-def has_recipe(name: str) -> bool:
-    """Whether `recipe=NAME` is known."""
-    return (conf_dir() / f"recipe/{name}.yaml").exists()
+def has_choice(group: str, name: str) -> bool:
+    """Whether `GROUP=NAME` is known, such as `recipe=dpae_literal`."""
+    return (conf_dir() / group / f"{name}.yaml").exists()
 
 
 def compose(verb: str, overrides: Sequence[str]) -> Config:
@@ -77,8 +77,8 @@ def compose(verb: str, overrides: Sequence[str]) -> Config:
                     continue
                 if override.value() is None:
                     raise ConfigError("recipe=null is not understood: ~recipe leaves the recipe out.")
-                if not has_recipe(str(override.value())):
-                    known = [path.stem for path in (conf_dir() / "recipe").glob("*.yaml")]
+                if not has_choice("recipe", str(override.value())):
+                    known = [path.stem for path in (conf_dir() / "recipe").glob("[!_]*.yaml")]
                     raise ConfigError(f"There is no recipe={override.value()}. {nearest(override.value(), known)}")
             return resolve(hydra_compose(verb, list(overrides)))
         except MissingConfigException as error:

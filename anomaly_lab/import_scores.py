@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_lab.arguments import option_of, own_options
-from anomaly_lab.config import Config, check_values, compose, conf_dir
+from anomaly_lab.config import Config, check_values, compose, has_choice
 from anomaly_lab.data.plan import DataPlan, make_plan
 from anomaly_lab.errors import ConfigError, DataError
 from anomaly_lab.files import write_json
@@ -80,7 +80,7 @@ def import_run(
     """
     if not name.replace("_", "").replace("-", "").isalnum():
         raise ConfigError(f"name={name!r} has to be of letters, digits, - and _: it names a folder.")
-    if (conf_dir() / f"model/{name}.yaml").exists():
+    if has_choice("model", name):
         raise ConfigError(f"name={name} is a method here: take another name for what was made elsewhere.")
     check_values(config)
     plan = make_plan(config["dataset"], tuple(config["allow"]))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from anomaly_lab.arguments import given_value, option_of
-from anomaly_lab.config import Config, check_values, compose, has_recipe
+from anomaly_lab.config import Config, check_values, compose, has_choice
 from anomaly_lab.data.plan import DataPlan, load_options, make_plan
 from anomaly_lab.errors import ConfigError, LabError, RunError
 from anomaly_lab.hardware import process_count, resolve_precision
@@ -132,8 +132,8 @@ def run_job(config: Config, overrides: list[str]) -> Outcome:
 
 def _recommend(config: Config, overrides: Sequence[str]) -> None:
     name = config["model"]["name"]
-    has_own = "recipe" in map(option_of, overrides) or has_recipe(f"{config['dataset']['name']}_{name}")
-    if not has_own and has_recipe(f"normal_only_{name}"):
+    has_own = "recipe" in map(option_of, overrides) or has_choice("recipe", f"{config['dataset']['name']}_{name}")
+    if not has_own and has_choice("recipe", f"normal_only_{name}"):
         log.info("Without labels, recipe=normal_only_%s has settings for that, and takes minutes without a GPU.", name)
 
 
@@ -192,15 +192,13 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
         _check_given(run, found, config, plan)
         stage = FirstStage(run, found, [])
     else:
-        texts = _stage1_overrides(config["model"], overrides)
+        texts = _stage1_overrides(node, overrides)
         first = compose("train", texts)
-        for key in _SAME_IN_BOTH_STAGES:
-            here, there = (each["dataset"].get(key) for each in (config, first))
-            if here != there:
-                raise ConfigError(
-                    f"dataset.{key} is {here}, and {there} for the first stage, model={node['stage1']['name']}, whose "
-                    f"recipe is another: give dataset.{key} beside the recipe, or a recipe for both stages."
-                )
+        for key, here, there in _differences(config, first):
+            raise ConfigError(
+                f"dataset.{key} is {here}, and {there} for the first stage, model={node['stage1']['name']}, whose "
+                f"recipe is another: give dataset.{key} beside the recipe, or a recipe for both stages."
+            )
         first["trainer"]["precision"] = resolve_precision(first["trainer"]["precision"])
         first["logger"] |= {key: config["logger"][key] for key in ("group",) if key in config["logger"]}
         for each, name in ((first, "stage 1"), (config, "stage 2")):
@@ -229,10 +227,17 @@ def _stage1_overrides(model: Config, overrides: Sequence[str]) -> list[str]:
             texts.append(text.replace("model.stage1.", "model.", 1))
         elif key == "recipe" and (own := given_value(text)).endswith(f"_{model['name']}"):
             its = own.removesuffix(model["name"]) + first["name"]
-            texts += [f"recipe={its}"] if has_recipe(its) else []
+            if has_choice("recipe", its):
+                texts.append(f"recipe={its}")
         elif key == "model.latent_dim" or text == "~recipe" or not (key in dropped or key.startswith("model.")):
             texts.append(text)
     return texts
+
+
+def _differences(config: Config, first: Config) -> list[tuple[str, object, object]]:
+    """In what the two stages' images are not the same: (option of the dataset, here, for the first stage)."""
+    both = ((key, config["dataset"].get(key), first["dataset"].get(key)) for key in _SAME_IN_BOTH_STAGES)
+    return [(key, here, there) for key, here, there in both if here != there]
 
 
 def _check_given(run: Run, first: Config, config: Config, plan: DataPlan) -> None:
@@ -241,18 +246,16 @@ def _check_given(run: Run, first: Config, config: Config, plan: DataPlan) -> Non
         raise RunError(f"model.autoencoder={run.path} is {run.status()}, not finished.")
     if first["model"]["name"] != config["model"]["stage1"]["name"]:
         raise ConfigError(f"model.autoencoder={run.path} is a run of {first['model']['name']}, not of an autoencoder.")
-    here_and_there = [(key, config["dataset"].get(key), first["dataset"].get(key)) for key in _SAME_IN_BOTH_STAGES]
+    different = _differences(config, first)
     trained = DataPlan(plan.dataset, run.split(), load_options(first["dataset"]))
-    here_and_there.append(("full_size", plan.full_size, trained.full_size))
+    if plan.full_size != trained.full_size:
+        different.append(("full_size", plan.full_size, trained.full_size))
     if trained.sha256 != run.read().get("data_sha256"):
         raise ConfigError(
             f"model.autoencoder={run.path} was trained on other images than those under {plan.dataset.root}."
         )
-    for key, here, there in here_and_there:
-        if here != there:
-            raise ConfigError(
-                f"model.autoencoder={run.path} was trained with dataset.{key}={there}, here it is {here}."
-            )
+    for key, here, there in different:
+        raise ConfigError(f"model.autoencoder={run.path} was trained with dataset.{key}={there}, here it is {here}.")
     keeps_parts = plan.split.options.keeps_parts
     learnt = [record for stream in trained.load.learns_from for record in trained.pool(stream)]
     judged_on = [record for name in ("val", "tune", "test") for record in plan.split.lists.get(name, ())]
