@@ -10,8 +10,9 @@ from pathlib import Path
 def nearest(name: object, known: Iterable[str], *, listed: bool = True) -> str:
     """The end of an error about an unknown name: the nearest known one, then, if `listed`, all of them."""
     known = list(known)
-    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = [f"Did you mean {close[0]!r}?"] if close else []
+    by_lower = {one.lower(): one for one in reversed(known)}  # MT is mt
+    close = get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.5)
+    hint = [f"Did you mean {by_lower[close[0]]!r}?"] if close else []
     return " ".join([*hint, f"Known: {', '.join(known)}."] if listed else hint)
 
 

@@ -6,8 +6,8 @@ It needs anomalib, which is no part of this project, in an environment of its ow
     draem/bin/python benchmarks/draem.py RUN_DIR IMAGES OUTPUT --epochs 30
     anomaly-lab import OUTPUT/scores.csv name=draem maps=OUTPUT/maps dataset=...
 
-IMAGES is the dataset's folder, that of `dataset.root`. Size, batch and seed are the run's. In place of the textures
-that DRAEM downloads it takes the normal images themselves, as the package's own synthesis does.
+IMAGES is the dataset's folder, that of `dataset.root`. Size, batch, seed and precision are the run's. In place of the
+textures that DRAEM downloads it takes the normal images themselves, as the package's own synthesis does.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ def _train_and_score(
     engine = Engine(
         accelerator="auto",
         devices=1,
+        precision=config["trainer"]["precision"],
         logger=False,
         default_root_dir=given.output / "engine",
         **limit,

@@ -154,6 +154,11 @@ def test_a_whole_node_can_be_replaced_and_an_error_says_how():
     assert config["model"]["optimizer"] == {"_target_": "torch.optim.SGD", "momentum": 0.9}
 
 
+def test_a_name_in_capitals_is_answered_with_the_known_one():
+    with pytest.raises(ConfigError, match=r"There is no dataset=MT\. Did you mean 'mt'\?"):
+        compose("train", ["dataset=MT"])
+
+
 @pytest.mark.parametrize("before", [[], ["model=unet"]])
 def test_a_typo_below_a_chosen_model_is_answered_with_the_nearest_option(before):
     with pytest.raises(ConfigError, match=r"no option 'model\.optimizr'.*Did you mean 'model\.optimizer"):
