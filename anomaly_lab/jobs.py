@@ -10,7 +10,7 @@ import errno
 import logging
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -199,6 +199,13 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
                 f"dataset.{key} is {here}, and {there} for the first stage, model={node['stage1']['name']}, whose "
                 f"recipe is another: give dataset.{key} beside the recipe, or a recipe for both stages."
             )
+        for key, value in _set_by_recipe(node["stage1"], overrides):
+            if (got := first["model"].get(key)) != value:
+                raise ConfigError(
+                    f"The recipe sets model.stage1.{key}={value}, and the first stage gets {got}: beside NAME_"
+                    f"{node['name']}.yaml it has a recipe of its own, NAME_{node['stage1']['name']}.yaml. Set "
+                    f"model.{key} there, or model.stage1.{key} on the command line."
+                )
         first["trainer"]["precision"] = resolve_precision(first["trainer"]["precision"])
         first["logger"] |= {key: config["logger"][key] for key in ("group",) if key in config["logger"]}
         for each, name in ((first, "stage 1"), (config, "stage 2")):
@@ -232,6 +239,12 @@ def _stage1_overrides(model: Config, overrides: Sequence[str]) -> list[str]:
         elif key == "model.latent_dim" or text == "~recipe" or not (key in dropped or key.startswith("model.")):
             texts.append(text)
     return texts
+
+
+def _set_by_recipe(stage1: Config, overrides: Sequence[str]) -> Iterator[tuple[str, object]]:
+    """What the recipe of both stages says of the first, `model.latent_dim` included: (option, value)."""
+    without = compose("train", [*(text for text in overrides if option_of(text) != "recipe"), "~recipe"])
+    return ((key, value) for key, value in stage1.items() if without["model"]["stage1"].get(key) != value)
 
 
 def _differences(config: Config, first: Config) -> list[tuple[str, object, object]]:

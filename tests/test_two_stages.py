@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from anomaly_lab import load
+from anomaly_lab import config, load
 from anomaly_lab.cli import main
-from anomaly_lab.config import compose
+from anomaly_lab.config import compose, conf_dir
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.options import SYNTHETIC_KINDS
 from anomaly_lab.data.plan import make_plan
@@ -272,6 +272,22 @@ def test_the_recipe_s_two_stages_fit_and_a_recipe_for_one_is_refused_before_any_
     alone = [*command, "recipe=normal_only_unet"]
     with pytest.raises(ConfigError, match="image_size is 128, and 256 for the first stage"):
         prepare(compose("train", alone), alone)
+
+
+def test_what_a_recipe_says_of_the_first_stage_in_vain_is_refused(pictures, tmp_path, monkeypatch):
+    shutil.copytree(conf_dir(), tmp_path / "conf")
+    monkeypatch.setattr(config, "conf_dir", lambda: tmp_path / "conf")
+    recipe = tmp_path / "conf" / "recipe" / "mine_ae_unet.yaml"
+    command = ["model=ae_unet", "dataset=folder", f"dataset.root={pictures}", "dataset.val_fraction=0.2"]
+    command.append("recipe=mine_ae_unet")
+    for text, key in (("stage1: {loss: ssim}", "loss=ssim"), ("latent_dim: 8", "latent_dim=8")):
+        recipe.write_text(f"# @package _global_\nmodel: {{{text}}}\n")
+        with pytest.raises(ConfigError, match=f"model.stage1.{key}, and the first stage gets"):
+            prepare(compose("train", command), command)
+    given = [*command, "model.latent_dim=4"]
+    assert prepare(compose("train", given), given).stage1.config["model"]["latent_dim"] == 4
+    (recipe.parent / "mine_ae.yaml").write_text("# @package _global_\nmodel: {latent_dim: 8}\n")
+    assert prepare(compose("train", command), command).stage1.config["model"]["latent_dim"] == 8
 
 
 def test_what_learns_from_no_labels_is_taught_none(train, runs):
