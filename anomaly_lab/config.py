@@ -35,7 +35,9 @@ _NOT_HASHED = {
     "trainer": {"accelerator", "devices", "strategy", "estimate"},
 }
 
-_SYNTHESIS = 5  # raised when data/synthesis.py draws other defects, so that no older run stands in for a new one
+# By `dataset.labels`: raised when data/synthesis.py draws other defects, or real ones come more or less often beside them,
+# so that no older run stands in for a new one
+_SYNTHESIS = {"synthetic": 5, "both": 6}
 
 _TRAINER = {"max_epochs", "precision", "accelerator", "devices", "strategy", "estimate"}  # nothing else is passed on
 
@@ -199,8 +201,8 @@ def hash_basis(config: Config, data_sha256: str) -> Config:
         "checkpoint": config["checkpoint"],
         **{part: {k: v for k, v in config[part].items() if k not in _NOT_HASHED[part]} for part in _NOT_HASHED},
     }
-    if config["dataset"].get("labels") in ("synthetic", "both"):
-        basis["synthesis"] = _SYNTHESIS
+    if (labels := config["dataset"].get("labels")) in _SYNTHESIS:
+        basis["synthesis"] = _SYNTHESIS[labels]
     return _canonical(basis)  # type: ignore[no-any-return]
 
 

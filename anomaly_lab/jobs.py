@@ -28,7 +28,9 @@ log = logging.getLogger("anomaly_lab")
 # Overrides that do not concern the first of two stages, which has a recipe of its own; nor do labels, unless it learns
 # from them
 _SECOND_STAGE_ONLY = {"model", "force", "recipe", "dataset.learns_from"}
-_OF_LABELS = {f"dataset.{name}" for name in ("labelled_per_type", "labels", "synthetic_kinds", "synthetic_share")}
+_OF_LABELS = {
+    f"dataset.{name}" for name in ("labelled_per_type", "labels", "synthetic_kinds", "synthetic_share", "real_share")
+}
 
 _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # full, or not to be written
 

@@ -74,6 +74,11 @@ class DataPlan:
         return 0.9 if self.load.synthetic_share is None else self.load.synthetic_share
 
     @property
+    def real_share(self) -> float:
+        """The share of the images beside synthetic defects, at least, that have a real one."""
+        return 0.125 if self.load.real_share is None else self.load.real_share
+
+    @property
     def defect_crops(self) -> float:
         """The share of the crops of labelled images that are cut around a defective pixel."""
         if self.load.defect_crops is not None:
@@ -91,7 +96,7 @@ class DataPlan:
         return tuple(dict.fromkeys(records))
 
     def stream(self, name: str) -> tuple[Record, ...]:
-        """The same, to train on; real defects come at least as often as synthetic ones.
+        """The same, to train on; real defects come again until they are `real_share` of it.
 
         Raises:
             ConfigError: if there are none.
@@ -108,8 +113,8 @@ class DataPlan:
                     "dataset.labels=both needs labelled defects too: dataset.protocol=few_labelled gives some. Without "
                     "any: dataset.labels=synthetic."
                 )
-            turns = round(self.synthetic_share * (len(records) - len(real)) / max(1, len(real)))
-            records += real * (turns - 1)
+            wanted = self.real_share / (1 - self.real_share) * (len(records) - len(real))
+            records += real * (round(wanted / max(1, len(real))) - 1)
         if not records:
             protocol = self.split.options.protocol
             raise ConfigError(
