@@ -144,7 +144,9 @@ class LoadOptions:
             raise ConfigError("dataset.synthetic_share=0 would leave no defect to learn from: dataset.labels=real.")
         if self.real_share in (0, 1):
             only = "synthetic" if self.real_share == 0 else "real"
-            raise ConfigError(f"dataset.real_share={self.real_share} would leave one of the two: dataset.labels={only}.")
+            raise ConfigError(
+                f"dataset.real_share={self.real_share} would leave one of the two: dataset.labels={only}."
+            )
         require("dataset.resize", self.resize, RESIZE_POLICIES)
         require("dataset.flip", self.flip or "none", FLIPS)
         if self.roi is not None:

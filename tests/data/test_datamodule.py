@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -174,15 +175,21 @@ def test_without_labels_it_learns_from_synthetic_ones_and_says_so(data):
     assert not all(torch.equal(a["mask"], b["mask"]) for a, b in zip(batches, loader, strict=True))
 
 
-def test_real_labels_come_as_often_as_synthetic_ones(data):
+def test_real_labels_come_often_enough_beside_synthetic_ones(data):
     options = {"protocol": "few_labelled", "label_reserve": 2, "learns_from": ["labelled"]}
     plans = {labels: data(labels=labels, **options).plan for labels in (None, "real", "synthetic", "both")}
     streams = {labels: plan.stream("labelled") for labels, plan in plans.items()}
     assert streams[None] == streams["real"]
     assert not any(record.label for record in streams["synthetic"])
-    real = sum(record.label for record in streams["both"])
-    assert real == pytest.approx(0.9 * (len(streams["both"]) - real), abs=1)
-    assert set(streams["both"]) == {*streams["synthetic"], *streams["real"]}
+    for share in (0.125, 0.5):
+        given = {"real_share": share} if share != 0.125 else {}
+        stream = data(labels="both", **given, **options).plan.stream("labelled")
+        real = Counter(record.path for record in stream if record.label)
+        assert real.total() == pytest.approx(share * len(stream), abs=len(real) / 2)
+        assert len(set(real.values())) == 1, "none comes more often than another"
+        assert set(stream) == {*streams["synthetic"], *streams["real"]}
+    few = data(labels="both", real_share=0.01, **options).plan.stream("labelled")
+    assert len(few) == len(set(few)), "each at least once"
     assert len({plan.sha256 for plan in plans.values()}) == 1, "the split is one"
     assert [plans[labels].learns_real_labels for labels in (None, "real", "synthetic", "both")] == [
         True,
@@ -197,6 +204,9 @@ def test_what_cannot_be_synthesised_is_said(data, tmp_path):
         data(learns_from=["labelled"], labels="both").train_dataloader()
     with pytest.raises(ConfigError, match="synthetic_share=0"):
         data(learns_from=["labelled"], labels="synthetic", synthetic_share=0)
+    for share, only in ((0, "synthetic"), (1, "real")):
+        with pytest.raises(ConfigError, match=f"real_share={share} .*dataset.labels={only}"):
+            data(learns_from=["labelled"], labels="both", real_share=share)
     plan = data(learns_from=["labelled"], labels="synthetic").plan
     none = dataclasses.replace(
         plan, split=dataclasses.replace(plan.split, lists={"labelled": plan.split.lists["test"][-2:]})
