@@ -35,8 +35,8 @@ _NOT_HASHED = {
     "trainer": {"accelerator", "devices", "strategy", "estimate"},
 }
 
-# By `dataset.labels`: raised when data/synthesis.py draws other defects, or real ones come more or less often beside them,
-# so that no older run stands in for a new one
+# By `dataset.labels`: raised when data/synthesis.py draws other defects, or when real ones come at another rate beside
+# them, so that no older run stands in for a new one
 _SYNTHESIS = {"synthetic": 5, "both": 6}
 
 _TRAINER = {"max_epochs", "precision", "accelerator", "devices", "strategy", "estimate"}  # nothing else is passed on
