@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from anomaly_lab.metrics.scores import ScoreTable
 from anomaly_lab.reporting.paper_figures import Tile, grid_figure, latents_figure, lines_figure, roc_figure
 from anomaly_lab.reporting.reproduction import IMPORTED, Reproduction
 from anomaly_lab.runs import Run
+from anomaly_lab.types import DEFECTIVE
 
 if TYPE_CHECKING:
     from matplotlib import figure
@@ -26,6 +27,7 @@ Plans = Mapping[str, DataPlan]  # dataset -> its split of the first seed
 
 _EACH = 4  # images in a row of examples or of augmentations
 _TAUGHT = 4  # images in a row of synthesised defects, each without its line and with it
+_TINT = (255, 220, 0)  # of what is marked
 _SHOWN = 224  # their side in pixels
 
 
@@ -47,7 +49,8 @@ def draw(found: Reproduction, runs: Runs, plans: Plans) -> figure.Figure | None:
 def draw_synthesised(data: DefectDataModule) -> figure.Figure:
     """What a run is taught to be defects, as it comes in training: a row of images for each kind that is synthesised.
 
-    An image may lack its line: nothing was visibly changed, and nothing is marked.
+    The images are spread over the training's, their contrast stretched, and what is marked is tinted too: a large part
+    may have its line along the border. An image may lack both: nothing was visibly changed, and nothing is marked.
     """
     dataset = data.training_dataset("labelled")
     assert dataset.synthesis is not None, "asked for of a plan that synthesises"
@@ -56,10 +59,20 @@ def draw_synthesised(data: DefectDataModule) -> figure.Figure:
     rows: dict[str, Sequence[Tile | None]] = {}
     for kind in kinds:
         dataset.synthesis = replace(dataset.synthesis, kinds=(kind,), share=1.0)
-        samples = [dataset[0, normal[turn % len(normal)], turn] for turn in range(_TAUGHT)]
-        rows[kind] = [tile for s in samples for tile in (Tile(s["image"]), Tile(s["image"], s["mask"]))]
-    note = "yellow line: what is taught to be a defect"
+        samples = [dataset[0, normal[turn * len(normal) // _TAUGHT], turn] for turn in range(_TAUGHT)]
+        rows[kind] = [tile for s in samples for tile in _with_and_without(s["image"], s["mask"])]
+    note = (
+        "tinted, within the line: what is taught to be a defect; neither: the change is too faint to be seen or marked"
+    )
     return grid_figure(rows, ["image", "marked"] * _TAUGHT, "Synthesised defects", note)
+
+
+def _with_and_without(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> Iterator[Tile]:
+    low, high = np.percentile(image, (0.5, 99.5))
+    stretched = np.clip((image - low) / max(high - low, 1) * 255, 0, 255)
+    yield Tile(stretched.astype(np.uint8))
+    tinted = np.where((mask == DEFECTIVE)[..., None], 0.75 * stretched + 0.25 * np.array(_TINT), stretched)
+    yield Tile(tinted.astype(np.uint8), mask)
 
 
 def _title(found: Reproduction) -> str:

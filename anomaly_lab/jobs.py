@@ -10,7 +10,7 @@ import errno
 import logging
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,6 +80,8 @@ def prepare(config: Config, overrides: Sequence[str]) -> Job:
     plan = make_plan(config["dataset"], tuple(config["allow"]))
     if plan.lacks_labels:
         config["dataset"]["labels"] = "synthetic"  # as if it had been asked for
+    for stream in plan.load.learns_from:
+        plan.stream(stream)  # what cannot be learnt from is said before the first of two stages is trained
     stage1 = _first_stage(config, plan, overrides)
     return Job(config, plan, Run.of(config, plan), stage1, processes)
 
@@ -180,7 +182,8 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
     `recipe=NAME_ae_unet` for `recipe=NAME_ae` if there is one, or the finished run that `model.autoencoder` names.
 
     Raises:
-        ConfigError: if the two would see images of different sizes.
+        ConfigError: if the two would see images of different sizes, or the first would learn from what the second is
+            tested on.
     """
     node = config["model"]
     if "stage1" not in node:
@@ -191,8 +194,9 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
         if not run.config_file.exists():
             raise ConfigError(f"model.autoencoder={run.path} is no run directory: it has no config.yaml.")
         found = run.config()
-        _check_given(run, found, config, plan)
+        trained = _check_given(run, found, config, plan)
         stage = FirstStage(run, found, [])
+        named = f"model.autoencoder={run.path}"
     else:
         texts = _stage1_overrides(node, overrides)
         first = compose("train", texts)
@@ -201,19 +205,16 @@ def _first_stage(config: Config, plan: DataPlan, overrides: Sequence[str]) -> Fi
                 f"dataset.{key} is {here}, and {there} for the first stage, model={node['stage1']['name']}, whose "
                 f"recipe is another: give dataset.{key} beside the recipe, or a recipe for both stages."
             )
-        for key, value in _set_by_recipe(node["stage1"], overrides):
-            if (got := first["model"].get(key)) != value:
-                raise ConfigError(
-                    f"The recipe sets model.stage1.{key}={value}, and the first stage gets {got}: beside NAME_"
-                    f"{node['name']}.yaml it has a recipe of its own, NAME_{node['stage1']['name']}.yaml. Set "
-                    f"model.{key} there, or model.stage1.{key} on the command line."
-                )
+        _check_recipe(node, first["model"], overrides)
         first["trainer"]["precision"] = resolve_precision(first["trainer"]["precision"])
         first["logger"] |= {key: config["logger"][key] for key in ("group",) if key in config["logger"]}
         for each, name in ((first, "stage 1"), (config, "stage 2")):
             if "job_type" in each["logger"]:
                 each["logger"]["job_type"] = each["logger"]["job_type"] or name
-        stage = FirstStage(Run.of(first, make_plan(first["dataset"], tuple(first["allow"]))), first, texts)
+        trained = make_plan(first["dataset"], tuple(first["allow"]))
+        stage = FirstStage(Run.of(first, trained), first, texts)
+        named = f"The first stage, model={first['model']['name']},"
+    _check_split(named, trained, plan)
     node["stage1"] = stage.config["model"]
     # a given run may lie anywhere: its path says nothing
     node["stage1_hash"] = f"{stage.run.read()['config_hash'][:8]}-s{found['seed']}" if given else stage.run.path.name
@@ -243,10 +244,20 @@ def _stage1_overrides(model: Config, overrides: Sequence[str]) -> list[str]:
     return texts
 
 
-def _set_by_recipe(stage1: Config, overrides: Sequence[str]) -> Iterator[tuple[str, object]]:
-    """What the recipe of both stages says of the first, `model.latent_dim` included: (option, value)."""
-    without = compose("train", [*(text for text in overrides if option_of(text) != "recipe"), "~recipe"])
-    return ((key, value) for key, value in stage1.items() if without["model"]["stage1"].get(key) != value)
+def _check_recipe(model: Config, first: Config, overrides: Sequence[str]) -> None:
+    """Refuse a recipe that says something of the first stage, `model.latent_dim` included, which that does not get."""
+    different = {key: value for key, value in model["stage1"].items() if first.get(key) != value}
+    try:
+        without = compose("train", [*(text for text in overrides if option_of(text) != "recipe"), "~recipe"])
+    except ConfigError:  # the command means something only with the recipe: what is the recipe's word is not known
+        return
+    for key, value in different.items():
+        if without["model"]["stage1"].get(key) != value:
+            raise ConfigError(
+                f"The recipe sets model.stage1.{key}={value}, and the first stage gets {first.get(key)}: it takes "
+                f"recipe=NAME_{first['name']} where the second takes recipe=NAME_{model['name']}. Set model.{key} in "
+                f"NAME_{first['name']}.yaml, or model.stage1.{key} on the command line."
+            )
 
 
 def _differences(config: Config, first: Config) -> list[tuple[str, object, object]]:
@@ -255,28 +266,32 @@ def _differences(config: Config, first: Config) -> list[tuple[str, object, objec
     return [(key, here, there) for key, here, there in both if here != there]
 
 
-def _check_given(run: Run, first: Config, config: Config, plan: DataPlan) -> None:
-    """Refuse a given first stage that does not fit, or has seen what is tested here."""
+def _check_given(run: Run, first: Config, config: Config, plan: DataPlan) -> DataPlan:
+    """Refuse a given first stage that does not fit; returns what it was trained on."""
     if run.status() != "finished":
         raise RunError(f"model.autoencoder={run.path} is {run.status()}, not finished.")
     if first["model"]["name"] != config["model"]["stage1"]["name"]:
         raise ConfigError(f"model.autoencoder={run.path} is a run of {first['model']['name']}, not of an autoencoder.")
-    different = _differences(config, first)
     trained = DataPlan(plan.dataset, run.split(), load_options(first["dataset"]))
-    if plan.full_size != trained.full_size:
-        different.append(("full_size", plan.full_size, trained.full_size))
     if trained.sha256 != run.read().get("data_sha256"):
         raise ConfigError(
             f"model.autoencoder={run.path} was trained on other images than those under {plan.dataset.root}."
         )
-    for key, here, there in different:
+    for key, here, there in _differences(config, first):
         raise ConfigError(f"model.autoencoder={run.path} was trained with dataset.{key}={there}, here it is {here}.")
+    return trained
+
+
+def _check_split(named: str, trained: DataPlan, plan: DataPlan) -> None:
+    """Refuse a first stage that sees images of another size, or has seen what is tested here."""
+    if plan.full_size != trained.full_size:
+        raise ConfigError(f"{named} has dataset.full_size={trained.full_size}, here it is {plan.full_size}.")
     keeps_parts = plan.split.options.keeps_parts
     learnt = [record for stream in trained.load.learns_from for record in trained.pool(stream)]
     judged_on = [record for name in ("val", "tune", "test") for record in plan.split.lists.get(name, ())]
     seen, judged = ({r.part_of if keeps_parts else r.path for r in records} for records in (learnt, judged_on))
     if shared := sorted(seen & judged):
         raise ConfigError(
-            f"model.autoencoder={run.path} was trained on {len(shared)} parts that are tested here, such as "
-            f"{shared[0]}: its split is another one (dataset.split_seed, dataset.split)."
+            f"{named} learns from {len(shared)} parts that are tested here, such as {shared[0]}: its split is another "
+            "one (dataset.split_seed, dataset.split, dataset.protocol)."
         )

@@ -53,7 +53,9 @@ _METRICS: dict[str, Check] = {  # all others are numbers, or null with a reason
     "pixel_threshold_rule": _is_text,
     "image_auroc_ci": _or_none(_listed(_is_number, 2)),
     "threshold_interval": _interval,
-    "image_counts": _named(_is_number, "normal", "defective"),
+    **dict.fromkeys(
+        ("image_counts", "val_image_counts", "tune_image_counts"), _named(_is_number, "normal", "defective")
+    ),
     "per_defect": _named(_named(_number, "image_auroc", "count")),
     "score_quantiles": _or_none(_named(_is_number)),
     "pixel_recall_by_area": _or_none(

@@ -47,7 +47,7 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
     plan = data.plan
     trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     names = [name for name in ("labelled", "val", "tune", "test") if plan.split.lists.get(name)]
-    if plan.synthesises and not plan.learns_real_labels:  # its images were not learnt from
+    if plan.load.labels == "synthetic":  # as if nothing were labelled
         names = [name for name in names if name != "labelled"]
     threshold, reason, found = _pixel_threshold(trainer, model, data)
     found |= {name: _evaluate(trainer, model, data, name, threshold) for name in names if name not in found}
@@ -107,7 +107,7 @@ def _pixel_threshold(
     if model.pixel_threshold is not None or not model.has_map:
         return model.pixel_threshold, "", {}
     reason = "no labelled images and no val to take a threshold from"
-    for name in ("labelled", "val"):
+    for name in ("val",) if data.plan.load.labels == "synthetic" else ("labelled", "val"):
         if data.plan.split.lists.get(name):
             found = _evaluate(trainer, model, data, name, None)
             if reason := missing_pixels(found.pixels, name) or "":

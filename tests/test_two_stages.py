@@ -20,6 +20,7 @@ from anomaly_lab.config import compose, conf_dir
 from anomaly_lab.data.datamodule import DefectDataModule
 from anomaly_lab.data.options import SYNTHETIC_KINDS
 from anomaly_lab.data.plan import make_plan
+from anomaly_lab.data.synthesis import Synthesis
 from anomaly_lab.draw import draw_synthesised
 from anomaly_lab.errors import ConfigError
 from anomaly_lab.jobs import prepare
@@ -259,7 +260,7 @@ def test_a_recipe_for_both_stages_is_named_once(train, runs, pictures, tmp_path,
         trained = Run(run).config()["model"]
         assert (trained["input_norm"], trained["score"], trained["weight_average"]) == ("per_image", score, average)
         assert trained["optimizer"]["lr"] == 0.001
-    assert "Without labels" not in caplog.text  # it is taken already
+    assert "has settings for that" not in caplog.text  # it is taken already
 
 
 def test_the_recipe_s_two_stages_fit_and_a_recipe_for_one_is_refused_before_any_training(pictures):
@@ -286,8 +287,32 @@ def test_what_a_recipe_says_of_the_first_stage_in_vain_is_refused(pictures, tmp_
             prepare(compose("train", command), command)
     given = [*command, "model.latent_dim=4"]
     assert prepare(compose("train", given), given).stage1.config["model"]["latent_dim"] == 4
-    (recipe.parent / "mine_ae.yaml").write_text("# @package _global_\nmodel: {latent_dim: 8}\n")
+    own = recipe.parent / "mine_ae.yaml"
+    own.write_text("# @package _global_\nmodel: {latent_dim: 8}\n")
     assert prepare(compose("train", command), command).stage1.config["model"]["latent_dim"] == 8
+    sgd = "# @package _global_\nmodel: {optimizer: {_target_: torch.optim.SGD, momentum: 0.9}}\n"
+    recipe.write_text(sgd)
+    given = [*command, "model.optimizer.momentum=0.5"]  # an option that is there with the recipe alone
+    prepare(compose("train", given), given)
+
+
+def test_a_first_stage_does_not_learn_from_what_the_second_is_tested_on(pictures, tmp_path, monkeypatch):
+    shutil.copytree(conf_dir(), tmp_path / "conf")
+    monkeypatch.setattr(config, "conf_dir", lambda: tmp_path / "conf")
+    recipe = tmp_path / "conf" / "recipe" / "mine_ae_unet.yaml"
+    command = ["model=ae_unet", "dataset=folder", f"dataset.root={pictures}", "dataset.val_fraction=0.2"]
+    command += ["recipe=mine_ae_unet", "dataset.image_size=32"]
+    for text, said in (("split_seed: 3", "parts that are tested here"), ("full_size: 64", "dataset.full_size=32")):
+        recipe.write_text(f"# @package _global_\ndataset: {{{text}}}\n")
+        with pytest.raises(ConfigError, match=said):
+            prepare(compose("train", command), command)
+
+
+def test_labels_that_are_not_there_are_missed_before_the_first_stage_is_trained(pictures):
+    command = ["model=ae_unet", "dataset=folder", f"dataset.root={pictures}", "dataset.protocol=normal_only"]
+    command += ["dataset.val_fraction=0.2", "dataset.labels=both"]
+    with pytest.raises(ConfigError, match="needs labelled defects"):
+        prepare(compose("train", command), command)
 
 
 def test_what_learns_from_no_labels_is_taught_none(train, runs):
@@ -296,12 +321,18 @@ def test_what_learns_from_no_labels_is_taught_none(train, runs):
     assert not (run / "figures/synthesised.png").exists()
 
 
-def test_a_row_of_the_figure_is_of_one_kind(pictures):
+def test_a_row_of_the_figure_is_of_one_kind(pictures, monkeypatch):
     config = compose("train", [*TINY, "model=unet", f"dataset.root={pictures}", "dataset.labels=synthetic"])
     data = DefectDataModule(make_plan(config["dataset"]))
     data.prepare()
+    drawn = []
+    recorded = Synthesis.__call__
+    monkeypatch.setattr(
+        Synthesis, "__call__", lambda self, *given: (drawn.append(self.kinds), recorded(self, *given))[1]
+    )
     words = {text.get_text() for axes in draw_synthesised(data).axes for text in axes.texts}
     assert set(SYNTHETIC_KINDS) <= words
+    assert drawn == [(kind,) for kind in SYNTHETIC_KINDS for _ in range(4)]
 
 
 def test_given_first_stages_are_told_apart_by_what_they_are(train, runs, tmp_path):

@@ -52,7 +52,7 @@ class DefectDataModule(LightningDataModule):
         """
         records = {(r.path, r.mask): r for records in self.plan.split.lists.values() for r in records}
         if self.plan.lacks_labels:
-            log.warning("%s: %s", self.plan.dataset.root, " ".join(self.plan.split.notes[:2]))
+            log.warning("%s: %s", self.plan.dataset.root, self.plan.split.notes[0])
         self.store.prepare(list(records.values()), progress=progress)
         self._look_at_masks()
 

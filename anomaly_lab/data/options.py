@@ -82,7 +82,8 @@ class LoadOptions:
             (synthesis.py), or `both`; None means real ones where the split has any, and else synthetic ones.
         synthetic_kinds: of synthetic defects; None means all.
         synthetic_share: of the normal images of the stream that get a defect each time they come; None means 0.9.
-        real_share: of the images of the stream that have a real defect, at least, with `both`; None means an eighth.
+        real_share: of the images of the stream, about, that have a real defect with `both`, each at least once; None
+            means an eighth.
         image_size: side of the squares that the network sees, in pixels.
         full_size: side of the square every image is brought to first, or `native` for the image as it is. What is
             larger than `image_size` is cropped at random in training, and tested in tiles; None: `DataPlan.full_size`.
@@ -142,11 +143,8 @@ class LoadOptions:
             object.__setattr__(self, "synthetic_kinds", tuple(given))
         if self.synthetic_share == 0:
             raise ConfigError("dataset.synthetic_share=0 would leave no defect to learn from: dataset.labels=real.")
-        if self.real_share in (0, 1):
-            only = "synthetic" if self.real_share == 0 else "real"
-            raise ConfigError(
-                f"dataset.real_share={self.real_share} would leave one of the two: dataset.labels={only}."
-            )
+        if self.real_share == 0:
+            raise ConfigError("dataset.real_share=0 would leave no real defect: dataset.labels=synthetic.")
         require("dataset.resize", self.resize, RESIZE_POLICIES)
         require("dataset.flip", self.flip or "none", FLIPS)
         if self.roi is not None:
@@ -169,8 +167,8 @@ class LoadOptions:
         _require_whole("tile_overlap", self.tile_overlap, 0)
         if self.tile_overlap >= self.image_size:
             raise ConfigError(f"dataset.tile_overlap={self.tile_overlap} has to be less than dataset.image_size.")
-        shares = [(name, 1) for name in ("defect_crops", "synthetic_share", "real_share")]
-        for name, most in [("rotate", 180), ("translate", 0.5), *shares]:
+        highest = {"rotate": 180, "translate": 0.5, "defect_crops": 1, "synthetic_share": 1, "real_share": 0.9}
+        for name, most in highest.items():
             value = getattr(self, name) or 0
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
                 raise ConfigError(f"dataset.{name}={value!r} has to be a number from 0 to {most}.")

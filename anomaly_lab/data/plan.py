@@ -61,7 +61,7 @@ class DataPlan:
     @property
     def synthesises(self) -> bool:
         """Whether labels are synthesised onto normal images, beside real ones or instead of them."""
-        return self.lacks_labels or self.load.labels in ("synthetic", "both")
+        return self.lacks_labels or ("labelled" in self.load.learns_from and self.load.labels in ("synthetic", "both"))
 
     @property
     def learns_real_labels(self) -> bool:
@@ -75,7 +75,7 @@ class DataPlan:
 
     @property
     def real_share(self) -> float:
-        """The share of the images beside synthetic defects, at least, that have a real one."""
+        """The share of the images beside synthetic defects, about, that have a real one; each comes at least once."""
         return 0.125 if self.load.real_share is None else self.load.real_share
 
     @property
@@ -96,7 +96,7 @@ class DataPlan:
         return tuple(dict.fromkeys(records))
 
     def stream(self, name: str) -> tuple[Record, ...]:
-        """The same, to train on; real defects come again until they are `real_share` of it.
+        """The same, to train on; real defects come again until they are about `real_share` of it.
 
         Raises:
             ConfigError: if there are none.
@@ -148,11 +148,12 @@ def make_plan(config: Mapping[str, Any], allow: tuple[str, ...] = ()) -> DataPla
         if load.learns_from != ("unlabelled",) and load.labels in ("real", "both"):
             raise
         split = make_split(records, replace(options, protocol="normal_only"))
-        note = f"No image can be labelled: split by dataset.protocol=normal_only. ({error})"
+        why = f" ({error})" if any(record.label for record in records) else ""  # without any, nothing is to be mended
+        note = f"No image can be labelled: split as by dataset.protocol=normal_only.{why}"
         split = replace(split, notes=(note, *split.notes))
     plan = DataPlan(dataset, split, load)
     if plan.lacks_labels:
-        note = "None is labelled: it learns from defects synthesised onto normal images (dataset.labels=synthetic)."
+        note = "Without labels it learns from defects synthesised onto the normal images (dataset.labels=synthetic)."
         plan = replace(plan, split=replace(split, notes=(note, *split.notes)))
     return plan
 

@@ -41,15 +41,16 @@ def image_metrics(
     thresholds. Val (normal images against painted copies) and tune get the ranking metrics with the prefix `val_`
     and `tune_`.
     `image_score` names the score that counts, of which `image_auroc` and the rates are; `image_counts` says on how many
-    normal and defective images of test.
+    normal and defective images of test (`val_image_counts`, `tune_image_counts` of those).
     `reasons["threshold_trust"]` is there when the threshold stands on fewer than 20 normal images.
     """
     metrics, reasons = ({"threshold": threshold}, {}) if threshold is not None else _threshold(val, quantile)
     threshold = metrics["threshold"]
     metrics["image_score"] = test.primary
-    metrics["image_counts"] = {"normal": int((test.label == 0).sum()), "defective": int((test.label == 1).sum())}
     for table, name in ((test, "test"), (val, "val"), (tune, "tune")):
         if table is not None:
+            counts = {"normal": int((table.label == 0).sum()), "defective": int((table.label == 1).sum())}
+            metrics["image_counts" if name == "test" else f"{name}_image_counts"] = counts
             _merge(metrics, reasons, _ranking(table, name, threshold))
     if val is None:
         _merge(metrics, reasons, ({"val_image_auroc": None}, {"val_image_auroc": "there is no val"}))

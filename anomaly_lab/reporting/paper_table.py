@@ -246,7 +246,8 @@ def plan_table(
         if total:
             lines.append(f"What is missing takes about {duration(total)} on one machine.")
         if unknown:
-            lines.append(f"How long {unknown} runs take is not known: nothing like them was run here yet.")
+            which = f"{unknown} runs take" if unknown > 1 else "1 run takes"
+            lines.append(f"How long {which} is not known: nothing of the same settings was run here yet.")
         if not total and not unknown and not any(gap for *_, gap in rows):
             lines.append("Nothing is missing.")
     return Group(table, Text(), Text("\n".join(lines)))

@@ -55,13 +55,14 @@ def run_list(entries: Sequence[Entry], runs_dir: Path) -> RenderableType:
         table.add_column(heading, justify="right" if heading in ("AUROC", "MiB") else "left", overflow="fold")
     causes = []
     for entry in entries:
-        auroc = entry.content.get("metrics", {}).get("image_auroc")
+        metrics = entry.content.get("metrics", {})
+        auroc, on_val = metrics.get("image_auroc"), metrics.get("val_image_auroc")
         table.add_row(
             printable(entry.dataset),
             printable(entry.model),
             entry.run.path.name,
             Text(entry.status, style=_STYLES.get(entry.status, "")),
-            number(auroc),
+            number(auroc) if auroc is not None or on_val is None else f"{number(on_val)} on val",
             f"{entry.size / 2**20:.1f}",
             time.strftime("%m-%d %H:%M", time.localtime(entry.changed)),
         )

@@ -28,15 +28,22 @@ def sweep_table(rows: Sequence[Row]) -> RenderableType:
     A row has `overrides` (list of str), `status`, `run` (its directory, or None), for a failed job `cause`, of which
     the first line is shown, and of one that is done `metrics` and `seconds` as in metrics.json; `tested`, if given,
     says which images it was tested on. Overrides that all jobs share, and the folder that holds all runs, are named
-    once, below the table. Beside a segmenter, the IoU of defects and AUPRO stand in place of F1.
+    once, below the table. Beside a segmenter, the IoU of defects and AUPRO stand in place of F1; where no job has
+    anything defective to test on, the AUROC on val stands in place of all.
     """
-    by_pixels = any(is_segmenter(row.get("metrics") or {}) for row in rows)
+    known = [row["metrics"] for row in rows if row.get("metrics")]
+    by_pixels = any(map(is_segmenter, known))
     shown = {"IoU of\ndefects": "pixel_iou_defect", "AUPRO": "pixel_aupro"} if by_pixels else {"F1": "image_f1"}
+    ranked = {"AUROC": "image_auroc", "floor\n(1-NN)": "floor_knn_auroc"}
+    notes = [f"{'IoU' if by_pixels else 'F1'} is the one at the threshold to deploy"]
+    if known and all(metrics.get("image_auroc") is None for metrics in known):
+        shown, ranked = {}, {"AUROC on val\n(painted)": "val_image_auroc"}
+        notes = ["nothing defective to test on: choose by val"]
     shared = _shared_overrides(rows)
     parent = _common_folder(rows)
-    table = _table("AUROC\n[95% CI]", "floor\n(1-NN)", *shown, "time", before=("job", "status"))
+    heads = [f"{text}\n[95% CI]" if text == "AUROC" else text for text in (*ranked, *shown)]
+    table = _table(*heads, "time", before=("job", "status"))
     table.add_column("run", overflow="fold")
-    notes = [f"{'IoU' if by_pixels else 'F1'} is the one at the threshold to deploy"]
     is_any_below = False
     for row in rows:
         metrics = row.get("metrics") or {}
@@ -47,9 +54,12 @@ def sweep_table(rows: Sequence[Row]) -> RenderableType:
         table.add_row(
             Text("\n".join(own) or MISSING),
             Text(row["status"], style="bold red" if failed else ""),
-            Text(("! " if is_below(auroc, floor) else "") + "\n".join(parts(auroc, metrics.get("image_auroc_ci")))),
-            Text(number(floor)),
-            *(Text(number(metrics.get(name))) for name in shown.values()),
+            *(
+                Text(("! " if is_below(auroc, floor) else "") + "\n".join(parts(auroc, metrics.get("image_auroc_ci"))))
+                if name == "image_auroc"
+                else Text(number(metrics.get(name)))
+                for name in (*ranked.values(), *shown.values())
+            ),
             Text(duration(sum(row["seconds"].values()) if row.get("seconds") else None)),
             Text(run),
         )
@@ -59,12 +69,14 @@ def sweep_table(rows: Sequence[Row]) -> RenderableType:
         notes.insert(1, "! below the thumbnail floor (1-NN)")
     if (sets := len({row["tested"] for row in rows if row.get("tested")})) > 1:
         notes.append(f"! the jobs were tested on {sets} different lists of images")
+    if any(row["status"] == "skipped" for row in rows):
+        notes.append("skipped: it was finished before")
     if shared:
         notes.append(f"all jobs: {' '.join(shared)}")
     if parent:
         notes.append(f"runs below {parent}")
     table.caption = Text(printable("\n".join(notes)), style="not italic")
-    over_seeds = _over_seeds(rows, shared, {"AUROC": "image_auroc", "floor\n(1-NN)": "floor_knn_auroc", **shown})
+    over_seeds = _over_seeds(rows, shared, {**ranked, **shown})
     return table if over_seeds is None else Group(table, Text(), over_seeds)
 
 

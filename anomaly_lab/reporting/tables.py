@@ -107,14 +107,23 @@ def _ranking(metrics: Mapping[str, Any]) -> Table:
         if metrics.get(name) is not None:
             table.add_row(Text(f"  floor: {text}"), Text(number(metrics[name])), Text())
     if counts := metrics.get("image_counts"):
-        few = "! few: one image more or less changes this" if 0 < min(counts.values()) < FEW_IMAGES else ""
-        table.add_row(Text("tested on"), Text(f"{counts['normal']} normal, {counts['defective']} defective"), Text(few))
+        table.add_row(
+            Text("tested on"), Text(f"{counts['normal']} normal, {counts['defective']} defective"), Text(_few(counts))
+        )
     if metrics.get("image_ap") is not None:
         table.add_row(Text("average precision"), Text(number(metrics["image_ap"])), Text())
     for name, text in OTHER_SETS.items():
         if metrics.get(name) is not None:
-            table.add_row(Text(text), Text(number(metrics[name])), Text(auroc_remark(metrics[name], {})))
+            counts = metrics.get(name.replace("auroc", "counts"))
+            of = f" of {counts['normal']} and {counts['defective']}" if counts else ""
+            remark = _few(counts or {}) or auroc_remark(metrics[name], {})
+            table.add_row(Text(text), Text(number(metrics[name]) + of), Text(remark))
     return table
+
+
+def _few(counts: Mapping[str, int]) -> str:
+    few = 0 < min(counts.values(), default=0) < FEW_IMAGES
+    return "! few: one image more or less changes this" if few else ""
 
 
 def _at_thresholds(metrics: Mapping[str, Any]) -> list[RenderableType]:

@@ -204,8 +204,8 @@ def test_what_cannot_be_synthesised_is_said(data, tmp_path):
         data(learns_from=["labelled"], labels="both").train_dataloader()
     with pytest.raises(ConfigError, match="synthetic_share=0"):
         data(learns_from=["labelled"], labels="synthetic", synthetic_share=0)
-    for share, only in ((0, "synthetic"), (1, "real")):
-        with pytest.raises(ConfigError, match=f"real_share={share} .*dataset.labels={only}"):
+    for share, told in ((0, "dataset.labels=synthetic"), (1, "from 0 to 0.9")):
+        with pytest.raises(ConfigError, match=f"real_share={share} .*{told}"):
             data(learns_from=["labelled"], labels="both", real_share=share)
     plan = data(learns_from=["labelled"], labels="synthetic").plan
     none = dataclasses.replace(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_lab.data import synthesis
+from anomaly_lab.data import painting, synthesis, synthetic
 from anomaly_lab.data.options import SYNTHETIC_KINDS, LoadOptions
 from anomaly_lab.data.painting import KINDS as VAL_KINDS
 from anomaly_lab.data.synthesis import DEFECTS, KINDS, Synthesis, synthesise
@@ -86,7 +86,14 @@ def test_kinds_that_are_none_are_refused_before_anything_is_read(wrong):
 
 def test_no_kind_and_no_code_is_shared_with_what_it_is_judged_by():
     assert not set(DEFECTS) & {*VAL_KINDS, *TEST_DEFECTS}
-    tree = ast.parse(Path(synthesis.__file__).read_text())
-    names = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    assert not {name for name in names if name.startswith("anomaly_lab.data")}
+    painters = {Path(module.__file__).stem: module for module in (synthesis, painting, synthetic)}
+    for name, module in painters.items():
+        tree = ast.parse(Path(module.__file__).read_text())
+        found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        words = {
+            word
+            for node in found
+            for text in [getattr(node, "module", ""), *(alias.name for alias in node.names)]
+            for word in str(text).split(".")
+        }
+        assert not words & (painters.keys() - {name}), f"{name} takes code from another painter"

@@ -65,7 +65,7 @@ def test_every_metric_agrees_with_scikit_learn(ties):
     assert reasons == {}
     y, s = test.label, test.primary_scores
     threshold = np.quantile(s_val := val.primary_scores[val.label == 0], 0.95)
-    assert len(s_val) == metrics["threshold_normals"] == 100
+    assert len(s_val) == metrics["threshold_normals"] == metrics["val_image_counts"]["normal"] == 100
     flagged = s > threshold
     expected = {
         "image_auroc": roc_auc_score(y, s),

@@ -79,6 +79,18 @@ def test_a_sweep_of_segmenters_shows_their_pixels():
     assert "IoU is the one at the threshold to deploy" in text
 
 
+def test_without_defects_to_test_on_val_s_auroc_is_shown_to_choose_by():
+    untested = {"image_auroc": None, "val_image_auroc": 0.875, "pixel_threshold_rule": "method"}
+    rows = [job(d, s, metrics=untested, status="skipped") for d in (16, 32) for s in (0, 1)]
+    text = text_of(sweep_table(rows))
+    assert {"0.875", "skipped"} <= set(line_with(text, "model.latent_dim=32").split())
+    assert "AUROC on val" in text
+    assert "choose by val" in text
+    assert "skipped: it was finished before" in text
+    assert not {"—", "AUPRO", "(1-NN)", "F1"} & set(text.split())
+    assert "0.875 ± 0.000" in text
+
+
 def test_jobs_that_differ_in_seeds_only_have_a_mean():
     text = text_of(sweep_table([job(d, s) for d in (16, 32) for s in (0, 1)]))
     below = text[text.index("mean ± standard deviation") :]

@@ -187,6 +187,10 @@ def test_few_tested_images_are_marked():
         "defective",
         "!",
     ]
+    on_val = {"val_image_auroc": 0.333, "val_image_counts": {"normal": 3, "defective": 3}}
+    assert "0.333 of 3 and 3 ! few" in " ".join(text_of(result_table(on_val, {})).split())
+    on_val["val_image_counts"] = {"normal": 30, "defective": 30}
+    assert "0.333 of 30 and 30 ! below chance" in " ".join(text_of(result_table(on_val, {})).split())
     counted["image_counts"]["normal"] = 10
     assert "!" not in line_with(text_of(result_table(counted, {})), "tested on")
 
