@@ -275,12 +275,17 @@ def test_the_recipe_s_two_stages_fit_and_a_recipe_for_one_is_refused_before_any_
         prepare(compose("train", alone), alone)
 
 
-def test_what_a_recipe_says_of_the_first_stage_in_vain_is_refused(pictures, tmp_path, monkeypatch):
+@pytest.fixture
+def mine(pictures, tmp_path, monkeypatch):
+    """A place for a recipe of one's own, and a command that takes it."""
     shutil.copytree(conf_dir(), tmp_path / "conf")
     monkeypatch.setattr(config, "conf_dir", lambda: tmp_path / "conf")
-    recipe = tmp_path / "conf" / "recipe" / "mine_ae_unet.yaml"
     command = ["model=ae_unet", "dataset=folder", f"dataset.root={pictures}", "dataset.val_fraction=0.2"]
-    command.append("recipe=mine_ae_unet")
+    return tmp_path / "conf" / "recipe" / "mine_ae_unet.yaml", [*command, "recipe=mine_ae_unet"]
+
+
+def test_what_a_recipe_says_of_the_first_stage_in_vain_is_refused(mine):
+    recipe, command = mine
     for text, key in (("stage1: {loss: ssim}", "loss=ssim"), ("latent_dim: 8", "latent_dim=8")):
         recipe.write_text(f"# @package _global_\nmodel: {{{text}}}\n")
         with pytest.raises(ConfigError, match=f"model.stage1.{key}, and the first stage gets"):
@@ -296,12 +301,9 @@ def test_what_a_recipe_says_of_the_first_stage_in_vain_is_refused(pictures, tmp_
     prepare(compose("train", given), given)
 
 
-def test_a_first_stage_does_not_learn_from_what_the_second_is_tested_on(pictures, tmp_path, monkeypatch):
-    shutil.copytree(conf_dir(), tmp_path / "conf")
-    monkeypatch.setattr(config, "conf_dir", lambda: tmp_path / "conf")
-    recipe = tmp_path / "conf" / "recipe" / "mine_ae_unet.yaml"
-    command = ["model=ae_unet", "dataset=folder", f"dataset.root={pictures}", "dataset.val_fraction=0.2"]
-    command += ["recipe=mine_ae_unet", "dataset.image_size=32"]
+def test_a_first_stage_does_not_learn_from_what_the_second_is_tested_on(mine):
+    recipe, command = mine
+    command.append("dataset.image_size=32")
     for text, said in (("split_seed: 3", "parts that are tested here"), ("full_size: 64", "dataset.full_size=32")):
         recipe.write_text(f"# @package _global_\ndataset: {{{text}}}\n")
         with pytest.raises(ConfigError, match=said):
