@@ -65,7 +65,7 @@ def fit(config: Config, plan: DataPlan, run: Run, stage1: Run | None = None) -> 
     if plan.load.labels is None and plan.learns_real_labels and rank() == 0:
         labelled = sum(record.label for record in plan.pool("labelled"))
         log.info("Labelled defects to learn from: %d, and none synthesised (dataset.labels=both adds those)", labelled)
-    if plan.synthesises and "labelled" in plan.load.learns_from and rank() == 0:
+    if plan.synthesises and rank() == 0:
         path = run.path / "figures" / "synthesised.png"
         path.parent.mkdir(exist_ok=True)
         draw_synthesised(data).savefig(path, dpi=DPI)

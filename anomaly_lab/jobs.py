@@ -247,6 +247,8 @@ def _stage1_overrides(model: Config, overrides: Sequence[str]) -> list[str]:
 def _check_recipe(model: Config, first: Config, overrides: Sequence[str]) -> None:
     """Refuse a recipe that says something of the first stage, `model.latent_dim` included, which that does not get."""
     different = {key: value for key, value in model["stage1"].items() if first.get(key) != value}
+    if not different:
+        return
     try:
         without = compose("train", [*(text for text in overrides if option_of(text) != "recipe"), "~recipe"])
     except ConfigError:  # the command means something only with the recipe: what is the recipe's word is not known

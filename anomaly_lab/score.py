@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
     names = [name for name in ("labelled", "val", "tune", "test") if plan.split.lists.get(name)]
     if plan.load.labels == "synthetic":  # as if nothing were labelled
         names = [name for name in names if name != "labelled"]
-    threshold, reason, found = _pixel_threshold(trainer, model, data)
+    threshold, reason, found = _pixel_threshold(trainer, model, data, names)
     found |= {name: _evaluate(trainer, model, data, name, threshold) for name in names if name not in found}
     if rank() > 0:
         return {}
@@ -97,18 +98,18 @@ def score(config: Config, data: DefectDataModule, model: AnomalyModel, output: P
 
 
 def _pixel_threshold(
-    trainer: Trainer, model: AnomalyModel, data: DefectDataModule
+    trainer: Trainer, model: AnomalyModel, data: DefectDataModule, names: Sequence[str]
 ) -> tuple[float | None, str, dict[str, Gathered]]:
     """Where a pixel is called defective, or why that is not known, and what was scored to find it.
 
     The method's own, or the one of largest TPR - FPR (P2 section 4.3) on the labelled training images, or where these
-    have no defect on val's painted ones; never on the test images.
+    have no defect on val's painted ones, of which `names` says what is to be scored; never on the test images.
     """
     if model.pixel_threshold is not None or not model.has_map:
         return model.pixel_threshold, "", {}
     reason = "no labelled images and no val to take a threshold from"
-    for name in ("val",) if data.plan.load.labels == "synthetic" else ("labelled", "val"):
-        if data.plan.split.lists.get(name):
+    for name in ("labelled", "val"):
+        if name in names:
             found = _evaluate(trainer, model, data, name, None)
             if reason := missing_pixels(found.pixels, name) or "":
                 continue

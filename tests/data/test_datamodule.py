@@ -181,13 +181,13 @@ def test_real_labels_come_often_enough_beside_synthetic_ones(data):
     streams = {labels: plan.stream("labelled") for labels, plan in plans.items()}
     assert streams[None] == streams["real"]
     assert not any(record.label for record in streams["synthetic"])
-    for share in (0.125, 0.5):
-        given = {"real_share": share} if share != 0.125 else {}
-        stream = data(labels="both", **given, **options).plan.stream("labelled")
+    assert set(streams["both"]) == {*streams["synthetic"], *streams["real"]}
+    for share in (None, 0.5):
+        stream = data(labels="both", labelled_per_type=2, real_share=share, **options).plan.stream("labelled")
         real = Counter(record.path for record in stream if record.label)
-        assert real.total() == pytest.approx(share * len(stream), abs=len(real) / 2)
+        assert len(real) == 2
+        assert real.total() == pytest.approx((share or 0.125) * len(stream), abs=len(real) / 2)
         assert len(set(real.values())) == 1, "none comes more often than another"
-        assert set(stream) == {*streams["synthetic"], *streams["real"]}
     few = data(labels="both", real_share=0.01, **options).plan.stream("labelled")
     assert len(few) == len(set(few)), "each at least once"
     assert len({plan.sha256 for plan in plans.values()}) == 1, "the split is one"
